@@ -1,0 +1,19 @@
+//! The contract with clients. Two halves: the vocabulary (values, records, codes), which every layer uses, and
+//! the envelope (requests, messages, operations), which only the server sees.
+//!
+//! Nothing here knows a store, a socket or a session.
+
+mod datum;
+mod error_code;
+mod ids;
+mod issue;
+pub mod json;
+mod number;
+mod record;
+
+pub use datum::{Datum, Text, compare_utf16, utf16_length};
+pub use error_code::ErrorCode;
+pub use ids::{BucketName, ConnectionId, QueryName, SubscriptionId};
+pub use issue::{Issue, join_issues};
+pub use number::Number;
+pub use record::{FieldName, FieldValue, Record, RecordBuilder};

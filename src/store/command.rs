@@ -1,0 +1,204 @@
+//! Every mutation as plain data.
+//!
+//! An [`Operation`] is what a caller asks for. A [`Command`] is an operation in its place in the order, with all
+//! that is not deterministic (the time, the source of generated ids) already in it: applying the same commands
+//! gives the same state, everywhere, always.
+
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+use super::query::{Filter, QueryDefinition};
+use super::state::{BucketDefinition, Timestamp};
+use crate::protocol::{BucketName, Datum, QueryName, Record};
+
+/// An operation in its place in the order.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The time at which it happens, never less than that of the command before it.
+    pub now: Timestamp,
+    /// What generated ids are made from.
+    pub seed: [u8; 32],
+    /// What happens.
+    pub operation: Operation,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Stores a new record.
+    Insert {
+        /// The bucket.
+        bucket: BucketName,
+        /// The record as the caller gave it.
+        record: Record,
+    },
+    /// Stores all of the records or none.
+    InsertMany {
+        /// The bucket.
+        bucket: BucketName,
+        /// The records, in order.
+        records: Vec<Record>,
+    },
+    /// Changes a record.
+    Update {
+        /// The bucket.
+        bucket: BucketName,
+        /// The record's key.
+        key: Datum,
+        /// The fields to replace.
+        changes: Record,
+        /// The version that the record must have.
+        expect_version: Option<u64>,
+    },
+    /// Inserts, or updates where the key is there.
+    Upsert {
+        /// The bucket.
+        bucket: BucketName,
+        /// The record, which holds the key.
+        record: Record,
+        /// The version that the record must have; 0 where there must be none.
+        expect_version: Option<u64>,
+    },
+    /// Removes a record. One that is not there is no fault.
+    Delete {
+        /// The bucket.
+        bucket: BucketName,
+        /// The record's key.
+        key: Datum,
+        /// The version that the record must have.
+        expect_version: Option<u64>,
+    },
+    /// Changes all records that match.
+    UpdateMany {
+        /// The bucket.
+        bucket: BucketName,
+        /// Which records.
+        filter: Filter,
+        /// The fields to replace.
+        changes: Record,
+    },
+    /// Removes all records that match.
+    DeleteMany {
+        /// The bucket.
+        bucket: BucketName,
+        /// Which records.
+        filter: Filter,
+    },
+    /// Removes all records.
+    Clear {
+        /// The bucket.
+        bucket: BucketName,
+    },
+    /// Does all of the steps or none.
+    Transaction {
+        /// The steps, in order.
+        steps: Vec<Step>,
+    },
+    /// Removes the records whose time is up.
+    Expire,
+    /// Defines a bucket.
+    DefineBucket {
+        /// Its name.
+        name: BucketName,
+        /// Its definition.
+        definition: Arc<BucketDefinition>,
+    },
+    /// Adds fields or indexes to a bucket, or changes its ttl.
+    UpdateBucket {
+        /// Its name.
+        name: BucketName,
+        /// `addFields`, `addIndexes`, `ttl`.
+        updates: Map<String, Value>,
+    },
+    /// Removes a bucket with all of its records.
+    DropBucket {
+        /// Its name.
+        name: BucketName,
+    },
+    /// Defines a query.
+    DefineQuery {
+        /// Its name.
+        name: QueryName,
+        /// Its definition.
+        definition: Arc<QueryDefinition>,
+    },
+    /// Removes a query.
+    UndefineQuery {
+        /// Its name.
+        name: QueryName,
+    },
+}
+
+/// One step of a transaction: it sees what the steps before it did.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The bucket.
+    pub bucket: BucketName,
+    /// What to do there.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Reads a record.
+    Get {
+        /// Its key.
+        key: Datum,
+        /// The version that it must have; 0 where there must be none.
+        expect_version: Option<u64>,
+    },
+    /// Stores a new record.
+    Insert {
+        /// The record as the caller gave it.
+        record: Record,
+    },
+    /// Changes a record.
+    Update {
+        /// Its key.
+        key: Datum,
+        /// The fields to replace.
+        changes: Record,
+        /// The version that it must have.
+        expect_version: Option<u64>,
+    },
+    /// Removes a record.
+    Delete {
+        /// Its key.
+        key: Datum,
+        /// The version that it must have.
+        expect_version: Option<u64>,
+    },
+    /// Reads the records that match.
+    Where {
+        /// Which records.
+        filter: Filter,
+    },
+    /// Reads the first record that matches.
+    FindOne {
+        /// Which records.
+        filter: Filter,
+    },
+    /// Counts the records that match.
+    Count {
+        /// Which records.
+        filter: Filter,
+    },
+}
+
+/// What an operation did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing to tell.
+    Done,
+    /// A stored record, or none.
+    Record(Option<Record>),
+    /// Records, in order.
+    Records(Vec<Record>),
+    /// How many.
+    Count(usize),
+    /// Whether there was something to delete.
+    Deleted(bool),
+    /// The outcome of each step of a transaction.
+    Steps(Vec<Outcome>),
+}

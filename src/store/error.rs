@@ -1,0 +1,219 @@
+//! What can go wrong in the store, with the code that each carries on the wire.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{BucketName, Datum, ErrorCode, Issue, QueryName, join_issues};
+
+/// Why the store refused or failed. The texts are part of the contract with clients.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// The bucket is not there.
+    #[error("Bucket \"{0}\" is not defined")]
+    BucketNotDefined(BucketName),
+    /// The bucket to drop or to describe is not there: clients know this wording.
+    #[error("Bucket \"{0}\" does not exist")]
+    BucketDoesNotExist(BucketName),
+    /// A bucket of that name is there already.
+    #[error("Bucket \"{0}\" already exists")]
+    BucketAlreadyExists(BucketName),
+    /// The query is not there.
+    #[error("Query \"{0}\" is not defined")]
+    QueryNotDefined(QueryName),
+    /// A query of that name is there already.
+    #[error("Query \"{0}\" is already defined")]
+    QueryAlreadyDefined(QueryName),
+    /// A record that the schema does not let in.
+    #[error("Validation failed for bucket \"{bucket}\": {}", join_issues(issues))]
+    InvalidRecord {
+        /// The bucket.
+        bucket: BucketName,
+        /// What is wrong with the record.
+        issues: Vec<Issue>,
+    },
+    /// A malformed definition, filter, parameter or the like.
+    #[error("Invalid {what}: {}", join_issues(issues))]
+    Invalid {
+        /// What is malformed: `filter`, `definition of bucket "users"`.
+        what: String,
+        /// What is wrong with it.
+        issues: Vec<Issue>,
+    },
+    /// No record has the key.
+    #[error("Record with key \"{key}\" not found in bucket \"{bucket}\"")]
+    RecordNotFound {
+        /// The bucket.
+        bucket: BucketName,
+        /// The key.
+        key: Datum,
+    },
+    /// A record has the key already.
+    #[error("Record with key \"{key}\" already exists in bucket \"{bucket}\"")]
+    RecordAlreadyExists {
+        /// The bucket.
+        bucket: BucketName,
+        /// The key.
+        key: Datum,
+    },
+    /// A record has the unique value already.
+    #[error("Unique constraint violation in bucket \"{bucket}\": field \"{field}\" already has value \"{value}\"")]
+    UniqueViolation {
+        /// The bucket.
+        bucket: BucketName,
+        /// The unique field; the names of a compound index are joined by commas.
+        field: String,
+        /// The value that is taken.
+        value: Datum,
+    },
+    /// A transaction that does not fit the state of the record.
+    #[error("Transaction conflict in bucket \"{bucket}\" for key \"{key}\": {reason}")]
+    TransactionConflict {
+        /// The bucket.
+        bucket: BucketName,
+        /// The key.
+        key: Datum,
+        /// What collides.
+        reason: String,
+    },
+    /// The record has another version than the caller expects.
+    #[error("Version conflict in bucket \"{bucket}\" for key \"{key}\": expected version {expected}, got {actual}")]
+    VersionConflict {
+        /// The bucket.
+        bucket: BucketName,
+        /// The key.
+        key: Datum,
+        /// The version that the caller expects.
+        expected: u64,
+        /// The version that is there; 0 where there is no record.
+        actual: u64,
+    },
+    /// A reference leads nowhere.
+    #[error(
+        "Foreign key violation in bucket \"{source_bucket}\": field \"{source_field}\" references bucket \"{target_bucket}\" with key \"{target_key}\", but no such record exists"
+    )]
+    MissingTarget {
+        /// The bucket that refers.
+        source_bucket: BucketName,
+        /// The field that refers.
+        source_field: String,
+        /// The bucket referred to.
+        target_bucket: BucketName,
+        /// The key that is not there.
+        target_key: Datum,
+    },
+    /// A record that others refer to may not go.
+    #[error(
+        "Cannot delete from bucket \"{target_bucket}\" (key \"{target_key}\"): referenced by bucket \"{source_bucket}\" (key \"{source_key}\") via field \"{source_field}\""
+    )]
+    StillReferenced {
+        /// The bucket that refers.
+        source_bucket: BucketName,
+        /// The record that refers.
+        source_key: Datum,
+        /// The field that refers.
+        source_field: String,
+        /// The bucket referred to.
+        target_bucket: BucketName,
+        /// The record that would go.
+        target_key: Datum,
+    },
+    /// A bucket at its `maxSize` in which every record is referred to.
+    #[error("Bucket \"{bucket}\" is full, and every record in it is still referenced")]
+    BucketFull {
+        /// The bucket.
+        bucket: BucketName,
+    },
+    /// A name with a leading underscore.
+    #[error("Names with a leading underscore are reserved: \"{0}\"")]
+    ReservedName(String),
+    /// More than the store takes on: the limit is in the configuration.
+    #[error("{0}")]
+    LimitExceeded(String),
+    /// Too much unfinished work.
+    #[error("The store has too much unfinished work: try again later")]
+    Busy,
+    /// What is asked for would be larger than an answer may be.
+    #[error("The result is larger than {limit_bytes} bytes: narrow it, or read it in pages")]
+    ResultTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The disk failed; nothing is stored until the server is started anew.
+    #[error("The server cannot store data: {reason}. Reads go on; writes are refused until the cause is removed and the server is restarted")]
+    StorageUnavailable {
+        /// What the disk said.
+        reason: String,
+    },
+    /// A closure query failed.
+    #[error("{0}")]
+    QueryFailed(String),
+    /// The store is closed.
+    #[error("The store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// A malformed thing with one issue.
+    #[must_use]
+    pub fn invalid(what: impl Into<String>, issue: Issue) -> Self {
+        Self::Invalid { what: what.into(), issues: vec![issue] }
+    }
+
+    /// The code on the wire.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::BucketNotDefined(_) | Self::BucketDoesNotExist(_) => ErrorCode::BucketNotDefined,
+            Self::QueryNotDefined(_) => ErrorCode::QueryNotDefined,
+            Self::BucketAlreadyExists(_) | Self::QueryAlreadyDefined(_) | Self::RecordAlreadyExists { .. } | Self::UniqueViolation { .. } => {
+                ErrorCode::AlreadyExists
+            }
+            Self::InvalidRecord { .. } | Self::Invalid { .. } | Self::LimitExceeded(_) => ErrorCode::ValidationError,
+            Self::RecordNotFound { .. } => ErrorCode::NotFound,
+            Self::TransactionConflict { .. }
+            | Self::VersionConflict { .. }
+            | Self::MissingTarget { .. }
+            | Self::StillReferenced { .. }
+            | Self::BucketFull { .. } => ErrorCode::Conflict,
+            Self::ReservedName(_) => ErrorCode::Forbidden,
+            Self::Busy | Self::ResultTooLarge { .. } => ErrorCode::Backpressure,
+            Self::StorageUnavailable { .. } => ErrorCode::StorageUnavailable,
+            Self::QueryFailed(_) | Self::Closed => ErrorCode::InternalError,
+        }
+    }
+
+    /// The `details` on the wire, where the code has any.
+    #[must_use]
+    pub fn details(&self) -> Option<Value> {
+        let value = |datum: &Datum| datum.to_value().unwrap_or(Value::Null);
+        match self {
+            Self::InvalidRecord { issues, .. } | Self::Invalid { issues, .. } => Some(json!(issues)),
+            Self::RecordNotFound { bucket, key } | Self::RecordAlreadyExists { bucket, key } | Self::TransactionConflict { bucket, key, .. } => {
+                Some(json!({ "bucket": bucket, "key": value(key) }))
+            }
+            Self::UniqueViolation { bucket, field, value: taken } => Some(json!({ "bucket": bucket, "field": field, "value": value(taken) })),
+            Self::VersionConflict { bucket, key, expected, actual } => {
+                Some(json!({ "bucket": bucket, "key": value(key), "expected": expected, "actual": actual }))
+            }
+            Self::MissingTarget { source_bucket, source_field, target_bucket, target_key }
+            | Self::StillReferenced { source_bucket, source_field, target_bucket, target_key, .. } => Some(json!({
+                "sourceBucket": source_bucket,
+                "sourceField": source_field,
+                "targetBucket": target_bucket,
+                "targetKey": value(target_key),
+            })),
+            Self::BucketFull { bucket } => Some(json!({ "bucket": bucket })),
+            Self::BucketNotDefined(_)
+            | Self::BucketDoesNotExist(_)
+            | Self::BucketAlreadyExists(_)
+            | Self::QueryNotDefined(_)
+            | Self::QueryAlreadyDefined(_)
+            | Self::ReservedName(_)
+            | Self::LimitExceeded(_)
+            | Self::Busy
+            | Self::ResultTooLarge { .. }
+            | Self::StorageUnavailable { .. }
+            | Self::QueryFailed(_)
+            | Self::Closed => None,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Queries: filters, plans, evaluation.
+
+#[derive(Clone, Debug)]
+pub struct Filter;
+#[derive(Clone, Debug)]
+pub struct QueryDefinition;
