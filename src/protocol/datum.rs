@@ -69,7 +69,11 @@ const fn utf16_rank(byte: u8) -> u8 {
 /// The number of UTF-16 code units of a text: what clients call its length.
 #[must_use]
 pub fn utf16_length(text: &str) -> usize {
-    if text.is_ascii() { text.len() } else { text.chars().map(char::len_utf16).sum() }
+    if text.is_ascii() {
+        text.len()
+    } else {
+        text.chars().map(char::len_utf16).sum()
+    }
 }
 
 /// A field's value as far as equality and order go.

@@ -99,7 +99,11 @@ macro_rules! counted {
                 let digits = text.strip_prefix($prefix).ok_or(())?;
                 let number: u64 = digits.parse().map_err(|_| ())?;
                 // Only the one spelling that was handed out names it: "sub-01" and "sub-+1" are unknown.
-                if number.to_string() == digits { Ok(Self(number)) } else { Err(()) }
+                if number.to_string() == digits {
+                    Ok(Self(number))
+                } else {
+                    Err(())
+                }
             }
         }
     };

@@ -19,7 +19,11 @@ impl Issue {
     /// Names a fault.
     #[must_use]
     pub fn new(field: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into(), code }
+        Self {
+            field: field.into(),
+            message: message.into(),
+            code,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! JSON text in the one form in which the server keeps and sends it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::number::Number;
 
@@ -22,19 +22,22 @@ pub fn write_value(out: &mut Vec<u8>, value: &Value) {
             }
             out.push(b']');
         }
-        Value::Object(members) => {
-            out.push(b'{');
-            for (at, (name, member)) in members.iter().enumerate() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                write_text(out, name);
-                out.push(b':');
-                write_value(out, member);
-            }
-            out.push(b'}');
-        }
+        Value::Object(members) => write_object(out, members),
     }
+}
+
+/// Appends an object in normal form.
+pub fn write_object(out: &mut Vec<u8>, members: &Map<String, Value>) {
+    out.push(b'{');
+    for (at, (name, member)) in members.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_text(out, name);
+        out.push(b':');
+        write_value(out, member);
+    }
+    out.push(b'}');
 }
 
 /// Appends a text in quotes, escaped.

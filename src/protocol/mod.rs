@@ -3,17 +3,26 @@
 //!
 //! Nothing here knows a store, a socket or a session.
 
+mod close_code;
+mod codec;
 mod datum;
 mod error_code;
 mod ids;
 mod issue;
 pub mod json;
+pub mod message;
 mod number;
+mod operation;
 mod record;
+mod request;
 
+pub use close_code::CloseCode;
+pub use codec::{Envelope, MAX_DEPTH, decode_text};
 pub use datum::{Datum, Text, compare_utf16, utf16_length};
 pub use error_code::ErrorCode;
 pub use ids::{BucketName, ConnectionId, QueryName, SubscriptionId};
 pub use issue::{Issue, join_issues};
 pub use number::Number;
+pub use operation::{Operation, Order, Tier, unknown_operation};
 pub use record::{FieldName, FieldValue, Record, RecordBuilder};
+pub use request::{Fields, Request};

@@ -116,7 +116,11 @@ fn compare_whole(whole: i128, float: f64) -> Ordering {
         return Ordering::Greater;
     }
     // A double with a fraction is below 2^53: its floor is exact.
-    if whole <= float.floor() as i128 { Ordering::Less } else { Ordering::Greater }
+    if whole <= float.floor() as i128 {
+        Ordering::Less
+    } else {
+        Ordering::Greater
+    }
 }
 
 impl Ord for Number {
@@ -204,7 +208,22 @@ mod tests {
     #[test]
     fn integers_and_doubles_compare_by_value_without_rounding() {
         let parse = |text: &str| Number::parse(text.as_bytes()).unwrap();
-        let ascending = ["-1e300", "-9223372036854775808", "-1.5", "-1", "0", "0.5", "1", "9007199254740991", "9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616", "1e300"];
+        let ascending = [
+            "-1e300",
+            "-9223372036854775808",
+            "-1.5",
+            "-1",
+            "0",
+            "0.5",
+            "1",
+            "9007199254740991",
+            "9007199254740993",
+            "9223372036854775807",
+            "9223372036854775808",
+            "18446744073709551615",
+            "18446744073709551616",
+            "1e300",
+        ];
         for pair in ascending.windows(2) {
             assert!(parse(pair[0]) < parse(pair[1]), "{} < {}", pair[0], pair[1]);
             assert!(parse(pair[1]) > parse(pair[0]), "{} > {}", pair[1], pair[0]);
@@ -213,7 +232,15 @@ mod tests {
 
     #[test]
     fn numbers_print_as_ecmascript_prints_them() {
-        for (token, text) in [("1.0", "1"), ("-0.0", "0"), ("1e3", "1000"), ("0.5", "0.5"), ("1e21", "1e+21"), ("1e20", "100000000000000000000"), ("1e-7", "1e-7")] {
+        for (token, text) in [
+            ("1.0", "1"),
+            ("-0.0", "0"),
+            ("1e3", "1000"),
+            ("0.5", "0.5"),
+            ("1e21", "1e+21"),
+            ("1e20", "100000000000000000000"),
+            ("1e-7", "1e-7"),
+        ] {
             assert_eq!(Number::parse(token.as_bytes()).unwrap().to_string(), text);
         }
     }

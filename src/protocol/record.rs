@@ -25,7 +25,10 @@ impl FieldName {
     pub fn new(name: &str) -> Self {
         let mut token = Vec::with_capacity(name.len() + 2);
         write_text(&mut token, name);
-        Self { name: name.into(), token: token.into() }
+        Self {
+            name: name.into(),
+            token: token.into(),
+        }
     }
 
     /// The name as it was given.
@@ -76,7 +79,7 @@ impl Record {
             }
             last = value_end;
         }
-        (json.first() == Some(&b'{') && json.len() >= last + 1 && json.last() == Some(&b'}')).then_some(record)
+        (json.first() == Some(&b'{') && json.len() > last && json.last() == Some(&b'}')).then_some(record)
     }
 
     /// The whole block: what is kept on disk.
@@ -219,7 +222,10 @@ impl RecordBuilder {
     pub fn with_capacity(fields: usize, bytes: usize) -> Self {
         let mut json = Vec::with_capacity(bytes + 2);
         json.push(b'{');
-        Self { json, ends: Vec::with_capacity(fields) }
+        Self {
+            json,
+            ends: Vec::with_capacity(fields),
+        }
     }
 
     /// Appends a field with a value.
@@ -229,7 +235,12 @@ impl RecordBuilder {
 
     /// Appends a field with a number.
     pub fn push_number(&mut self, name: &FieldName, number: Number) {
-        self.push_with(|json| json.extend_from_slice(name.token()), |json| number.write(json));
+        self.push_number_token(name.token(), number);
+    }
+
+    /// Appends a field with a number, by the JSON text of its name.
+    pub fn push_number_token(&mut self, name: &[u8], number: Number) {
+        self.push_with(|json| json.extend_from_slice(name), |json| number.write(json));
     }
 
     /// Appends a field as another record holds it.
@@ -370,7 +381,10 @@ mod tests {
     fn a_record_gives_back_what_was_put_in() {
         let record = record(r#"{"id":"a","n":1.0,"deep":{"x":[1,null]},"e\"sc":"l\ni","":false}"#);
         assert_eq!(record.field_count(), 5);
-        assert_eq!(std::str::from_utf8(record.json()).unwrap(), r#"{"id":"a","n":1,"deep":{"x":[1,null]},"e\"sc":"l\ni","":false}"#);
+        assert_eq!(
+            std::str::from_utf8(record.json()).unwrap(),
+            r#"{"id":"a","n":1,"deep":{"x":[1,null]},"e\"sc":"l\ni","":false}"#
+        );
         assert_eq!(record.value(&FieldName::new("n")), FieldValue::Number(Number::Int(1)));
         assert_eq!(record.value(&FieldName::new("e\"sc")), FieldValue::Text("l\ni".into()));
         assert_eq!(record.value(&FieldName::new("")), FieldValue::Bool(false));

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
+use super::closure::ClosureQuery;
 use super::query::{Filter, QueryDefinition};
 use super::state::{BucketDefinition, Timestamp};
 use crate::protocol::{BucketName, Datum, QueryName, Record};
@@ -121,6 +122,13 @@ pub enum Operation {
         name: QueryName,
         /// Its definition.
         definition: Arc<QueryDefinition>,
+    },
+    /// Registers a function of the embedding program as a query. Not kept in the log.
+    DefineClosure {
+        /// Its name.
+        name: QueryName,
+        /// What computes it.
+        closure: ClosureQuery,
     },
     /// Removes a query.
     UndefineQuery {

@@ -138,7 +138,9 @@ pub enum StoreError {
         limit_bytes: usize,
     },
     /// The disk failed; nothing is stored until the server is started anew.
-    #[error("The server cannot store data: {reason}. Reads go on; writes are refused until the cause is removed and the server is restarted")]
+    #[error(
+        "The server cannot store data: {reason}. Reads go on; writes are refused until the cause is removed and the server is restarted"
+    )]
     StorageUnavailable {
         /// What the disk said.
         reason: String,
@@ -155,7 +157,10 @@ impl StoreError {
     /// A malformed thing with one issue.
     #[must_use]
     pub fn invalid(what: impl Into<String>, issue: Issue) -> Self {
-        Self::Invalid { what: what.into(), issues: vec![issue] }
+        Self::Invalid {
+            what: what.into(),
+            issues: vec![issue],
+        }
     }
 
     /// The code on the wire.
@@ -164,9 +169,10 @@ impl StoreError {
         match self {
             Self::BucketNotDefined(_) | Self::BucketDoesNotExist(_) => ErrorCode::BucketNotDefined,
             Self::QueryNotDefined(_) => ErrorCode::QueryNotDefined,
-            Self::BucketAlreadyExists(_) | Self::QueryAlreadyDefined(_) | Self::RecordAlreadyExists { .. } | Self::UniqueViolation { .. } => {
-                ErrorCode::AlreadyExists
-            }
+            Self::BucketAlreadyExists(_)
+            | Self::QueryAlreadyDefined(_)
+            | Self::RecordAlreadyExists { .. }
+            | Self::UniqueViolation { .. } => ErrorCode::AlreadyExists,
             Self::InvalidRecord { .. } | Self::Invalid { .. } | Self::LimitExceeded(_) => ErrorCode::ValidationError,
             Self::RecordNotFound { .. } => ErrorCode::NotFound,
             Self::TransactionConflict { .. }
@@ -187,15 +193,33 @@ impl StoreError {
         let value = |datum: &Datum| datum.to_value().unwrap_or(Value::Null);
         match self {
             Self::InvalidRecord { issues, .. } | Self::Invalid { issues, .. } => Some(json!(issues)),
-            Self::RecordNotFound { bucket, key } | Self::RecordAlreadyExists { bucket, key } | Self::TransactionConflict { bucket, key, .. } => {
-                Some(json!({ "bucket": bucket, "key": value(key) }))
+            Self::RecordNotFound { bucket, key }
+            | Self::RecordAlreadyExists { bucket, key }
+            | Self::TransactionConflict { bucket, key, .. } => Some(json!({ "bucket": bucket, "key": value(key) })),
+            Self::UniqueViolation {
+                bucket,
+                field,
+                value: taken,
+            } => Some(json!({ "bucket": bucket, "field": field, "value": value(taken) })),
+            Self::VersionConflict {
+                bucket,
+                key,
+                expected,
+                actual,
+            } => Some(json!({ "bucket": bucket, "key": value(key), "expected": expected, "actual": actual })),
+            Self::MissingTarget {
+                source_bucket,
+                source_field,
+                target_bucket,
+                target_key,
             }
-            Self::UniqueViolation { bucket, field, value: taken } => Some(json!({ "bucket": bucket, "field": field, "value": value(taken) })),
-            Self::VersionConflict { bucket, key, expected, actual } => {
-                Some(json!({ "bucket": bucket, "key": value(key), "expected": expected, "actual": actual }))
-            }
-            Self::MissingTarget { source_bucket, source_field, target_bucket, target_key }
-            | Self::StillReferenced { source_bucket, source_field, target_bucket, target_key, .. } => Some(json!({
+            | Self::StillReferenced {
+                source_bucket,
+                source_field,
+                target_bucket,
+                target_key,
+                ..
+            } => Some(json!({
                 "sourceBucket": source_bucket,
                 "sourceField": source_field,
                 "targetBucket": target_bucket,

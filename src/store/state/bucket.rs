@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::definition::BucketDefinition;
 use super::index::{Index, IndexKey};
 use super::persistent::{OrdMap, OrdSet};
-use crate::protocol::{Datum, FieldName, Number, Record};
+use crate::protocol::{BucketName, Datum, FieldName, Number, Record};
 
 /// Names a bucket in the log and on disk. Never reused, also not by a bucket of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,7 @@ pub type Timestamp = u64;
 #[derive(Clone, Debug)]
 pub struct Bucket {
     id: BucketId,
+    name: BucketName,
     definition: Arc<BucketDefinition>,
     rows: OrdMap<RowId, Record>,
     keys: OrdMap<Datum, RowId>,
@@ -38,15 +39,45 @@ pub struct Bucket {
 impl Bucket {
     /// An empty bucket.
     #[must_use]
-    pub fn new(id: BucketId, definition: Arc<BucketDefinition>) -> Self {
-        let indexes = definition.indexes().iter().map(|index| Index::new(index.fields.iter().cloned(), index.unique)).collect();
-        Self { id, definition, rows: OrdMap::default(), keys: OrdMap::default(), indexes, expiry: OrdSet::default(), next_row: 0, counter: 0 }
+    pub fn new(id: BucketId, name: BucketName, definition: Arc<BucketDefinition>) -> Self {
+        let indexes = definition
+            .indexes()
+            .iter()
+            .map(|index| Index::new(index.fields.iter().cloned(), index.unique))
+            .collect();
+        Self {
+            id,
+            name,
+            definition,
+            rows: OrdMap::default(),
+            keys: OrdMap::default(),
+            indexes,
+            expiry: OrdSet::default(),
+            next_row: 0,
+            counter: 0,
+        }
+    }
+
+    /// A bucket with these records in this order, taken as they are.
+    #[cfg(test)]
+    pub(crate) fn filled(id: BucketId, definition: Arc<BucketDefinition>, records: impl IntoIterator<Item = Record>) -> Self {
+        let mut bucket = Self::new(id, BucketName::from("filled"), definition);
+        for record in records {
+            bucket.load(RowId(bucket.next_row), &record);
+        }
+        bucket
     }
 
     /// The bucket's identity.
     #[must_use]
     pub fn id(&self) -> BucketId {
         self.id
+    }
+
+    /// The bucket's name.
+    #[must_use]
+    pub fn name(&self) -> &BucketName {
+        &self.name
     }
 
     /// The definition in force.
@@ -110,7 +141,9 @@ impl Bucket {
     /// The record of a key, where its time is not up.
     #[must_use]
     pub fn get(&self, key: &Datum, now: Timestamp) -> Option<&Record> {
-        self.row_of(key).and_then(|row| self.row(row)).filter(|record| !self.is_expired(record, now))
+        self.row_of(key)
+            .and_then(|row| self.row(row))
+            .filter(|record| !self.is_expired(record, now))
     }
 
     /// Whether a record's time is up. `_expiresAt` means nothing in a bucket without a ttl.
@@ -142,6 +175,24 @@ impl Bucket {
         let mut rows: Vec<_> = self.expiry.iter().take_while(|(end, _)| *end <= now).map(|(_, row)| *row).collect();
         rows.sort_unstable();
         rows
+    }
+
+    /// How far the bucket's counters are: the row of the next insert, the last generated number.
+    #[must_use]
+    pub(in crate::store) fn progress(&self) -> (u64, u64) {
+        (self.next_row, self.counter)
+    }
+
+    /// Takes the counters of a bucket that was stored. A row is never given out twice.
+    pub(in crate::store) fn restore_progress(&mut self, next_row: u64, counter: u64) {
+        self.next_row = self.next_row.max(next_row);
+        self.counter = self.counter.max(counter);
+    }
+
+    /// Takes a stored record in.
+    pub(in crate::store) fn load(&mut self, row: RowId, record: &Record) {
+        self.next_row = self.next_row.max(row.0 + 1);
+        self.put(row, None, Some(record), |_, _| {});
     }
 
     /// Moves a row from one version of its record to the next and every index with it. Calls `touched` with each
@@ -189,7 +240,10 @@ impl Bucket {
             .indexes()
             .iter()
             .map(|wanted| {
-                let kept = self.indexes.iter().find(|index| index.fields() == &*wanted.fields && index.is_unique() == wanted.unique);
+                let kept = self
+                    .indexes
+                    .iter()
+                    .find(|index| index.fields() == &*wanted.fields && index.is_unique() == wanted.unique);
                 kept.cloned().unwrap_or_else(|| {
                     let mut index = Index::new(wanted.fields.iter().cloned(), wanted.unique);
                     for (row, record) in self.all_rows() {
@@ -208,7 +262,14 @@ impl Bucket {
     pub(super) fn first_duplicate(&self, now: Timestamp) -> Option<(&Index, &IndexKey)> {
         self.indexes.iter().filter(|index| index.is_unique()).find_map(|index| {
             let clash = index.range((Bound::Unbounded, Bound::Unbounded)).find(|(key, rows)| {
-                key.is_exclusive() && rows.len() > 1 && rows.iter().filter_map(|row| self.row(row)).filter(|record| !self.is_expired(record, now)).count() > 1
+                key.is_exclusive()
+                    && rows.len() > 1
+                    && rows
+                        .iter()
+                        .filter_map(|row| self.row(row))
+                        .filter(|record| !self.is_expired(record, now))
+                        .count()
+                        > 1
             });
             clash.map(|(key, _)| (index, key))
         })

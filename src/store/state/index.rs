@@ -55,8 +55,9 @@ pub enum RowSet {
 }
 
 impl RowSet {
-    /// The number of rows.
+    /// The number of rows: at least one.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a key without rows is not in the index")]
     pub fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -115,7 +116,11 @@ impl Index {
     /// An empty index over the named fields.
     #[must_use]
     pub fn new(fields: impl IntoIterator<Item = FieldName>, unique: bool) -> Self {
-        Self { fields: fields.into_iter().collect(), unique, entries: OrdMap::default() }
+        Self {
+            fields: fields.into_iter().collect(),
+            unique,
+            entries: OrdMap::default(),
+        }
     }
 
     /// The indexed fields, the most significant first.
@@ -169,10 +174,10 @@ impl Index {
         if old == new {
             return None;
         }
-        if let Some(key) = old {
-            if self.entries.get_mut(&key).is_some_and(|rows| rows.remove(row)) {
-                self.entries.remove(&key);
-            }
+        if let Some(key) = old
+            && self.entries.get_mut(&key).is_some_and(|rows| rows.remove(row))
+        {
+            self.entries.remove(&key);
         }
         let key = new?;
         match self.entries.get_mut(&key) {
@@ -204,7 +209,10 @@ mod tests {
         assert_eq!(index.put(RowId(1), None, Some(&x)), Some(IndexKey::One("x".into())));
         index.put(RowId(2), None, Some(&x));
         index.put(RowId(1), Some(&x), Some(&y));
-        assert_eq!(index.rows(&IndexKey::One("x".into())).unwrap().iter().collect::<Vec<_>>(), [RowId(2)]);
+        assert_eq!(
+            index.rows(&IndexKey::One("x".into())).unwrap().iter().collect::<Vec<_>>(),
+            [RowId(2)]
+        );
         index.put(RowId(2), Some(&x), None);
         index.put(RowId(1), Some(&y), None);
         assert_eq!(index.key_count(), 0);
@@ -221,12 +229,18 @@ mod tests {
     #[test]
     fn a_compound_index_finds_by_its_first_fields() {
         let mut index = index(&["a", "b"]);
-        for (row, json) in [r#"{"a":1,"b":"x"}"#, r#"{"a":1}"#, r#"{"a":2,"b":"x"}"#, r#"{"a":0,"b":"z"}"#].iter().enumerate() {
+        for (row, json) in [r#"{"a":1,"b":"x"}"#, r#"{"a":1}"#, r#"{"a":2,"b":"x"}"#, r#"{"a":0,"b":"z"}"#]
+            .iter()
+            .enumerate()
+        {
             index.put(RowId(row as u64), None, Some(&record(json)));
         }
         let low = IndexKey::new(2, [Datum::from(1)].into_iter().collect());
         let high = IndexKey::new(2, [Datum::from(1), Datum::Missing].into_iter().collect());
-        let rows: Vec<_> = index.range((Bound::Included(low), Bound::Included(high))).flat_map(|(_, rows)| rows.iter()).collect();
+        let rows: Vec<_> = index
+            .range((Bound::Included(low), Bound::Included(high)))
+            .flat_map(|(_, rows)| rows.iter())
+            .collect();
         assert_eq!(rows, [RowId(0), RowId(1)]);
     }
 

@@ -1,12 +1,38 @@
-//! The state: pure data, no clock, no randomness, no I/O.
+//! The state: pure data and pure functions. No clock, no randomness, no I/O: a command brings all of that along.
 
+mod apply;
 mod bucket;
+mod builder;
+mod catalog;
 mod definition;
+mod draft;
+mod duration;
+mod ecmascript;
+mod faults;
+mod format;
 mod index;
+mod index_definition;
+mod pattern;
 pub mod persistent;
+mod properties;
+mod reference;
+mod rule;
 mod schema;
+mod schema_reader;
+mod write;
 
+#[cfg(test)]
+mod definition_tests;
+#[cfg(test)]
+mod schema_tests;
+
+pub use apply::apply;
 pub use bucket::{Bucket, BucketId, RowId, Timestamp};
-pub use definition::{BucketDefinition, IndexDefinition, OnDelete, Reference};
+pub use builder::{BucketBuilder, FieldSpec};
+pub use catalog::{QueryEntry, QueryKind, State};
+pub use definition::{BucketDefinition, OnDelete, Reference};
+pub use draft::{Change, Effects};
+pub use format::Format;
 pub use index::{Index, IndexKey, RowSet};
-pub use schema::{Generated, Schema};
+pub use index_definition::IndexDefinition;
+pub use schema::{Field, FieldCheck, Generated, RecordCheck, Schema};

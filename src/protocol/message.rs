@@ -1,0 +1,223 @@
+//! What the server sends: whole messages as JSON text.
+
+use serde_json::Value;
+
+use super::error_code::ErrorCode;
+use super::ids::{ConnectionId, SubscriptionId};
+use super::json::{write_text, write_value};
+use super::number::Number;
+
+/// The version of the protocol that the welcome names.
+pub const PROTOCOL_VERSION: &str = "1.0.0";
+
+/// The extensions of the protocol that the welcome names.
+pub const FEATURES: &[&str] = &["expectVersion", "explain"];
+
+/// A message around its members; `members` writes each with a comma before it.
+fn message(kind: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32 + bytes);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.push(b'"');
+    members(&mut out);
+    out.push(b'}');
+    out
+}
+
+fn member(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn text_member(out: &mut Vec<u8>, name: &str, text: &str) {
+    member(out, name);
+    write_text(out, text);
+}
+
+fn number_member(out: &mut Vec<u8>, name: &str, number: u64) {
+    member(out, name);
+    Number::from(number).write(out);
+}
+
+/// The first message of a connection.
+#[must_use]
+pub fn welcome(connection: ConnectionId, server_time: u64, requires_auth: bool) -> Vec<u8> {
+    message("welcome", 160, |out| {
+        text_member(out, "version", PROTOCOL_VERSION);
+        number_member(out, "serverTime", server_time);
+        member(out, "requiresAuth");
+        out.extend_from_slice(if requires_auth { b"true" } else { b"false" });
+        text_member(out, "connectionId", &connection.to_string());
+        member(out, "features");
+        write_value(out, &Value::from(FEATURES));
+    })
+}
+
+/// A ping: the client answers with a pong that gives the time back.
+#[must_use]
+pub fn ping(timestamp: u64) -> Vec<u8> {
+    message("ping", 32, |out| number_member(out, "timestamp", timestamp))
+}
+
+/// The newest result of a query subscription; without data where the query yields no value.
+#[must_use]
+pub fn push(subscription: SubscriptionId, data: Option<&[u8]>) -> Vec<u8> {
+    message("push", 80 + data.map_or(0, <[u8]>::len), |out| {
+        text_member(out, "channel", "subscription");
+        text_member(out, "subscriptionId", &subscription.to_string());
+        if let Some(data) = data {
+            member(out, "data");
+            out.extend_from_slice(data);
+        }
+    })
+}
+
+fn system(event: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    message("system", 48 + bytes, |out| {
+        text_member(out, "event", event);
+        members(out);
+    })
+}
+
+/// The server stops, and closes the connection when the time is up.
+#[must_use]
+pub fn shutdown(grace_ms: u64) -> Vec<u8> {
+    system("shutdown", 32, |out| number_member(out, "gracePeriodMs", grace_ms))
+}
+
+/// A subscription is over without the client's doing.
+#[must_use]
+pub fn subscription_ended(subscription: SubscriptionId, reason: &str) -> Vec<u8> {
+    system("subscription_ended", 64 + reason.len(), |out| {
+        text_member(out, "subscriptionId", &subscription.to_string());
+        text_member(out, "reason", reason);
+    })
+}
+
+/// The query of a subscription fails at present; the subscription stays.
+#[must_use]
+pub fn subscription_error(subscription: SubscriptionId, code: ErrorCode, problem: &str) -> Vec<u8> {
+    system("subscription_error", 96 + problem.len(), |out| {
+        text_member(out, "subscriptionId", &subscription.to_string());
+        text_member(out, "code", code.as_str());
+        text_member(out, "message", problem);
+    })
+}
+
+/// The room that a result needs around its data, for ids of every length.
+const RESULT_FRAME: usize = 64;
+
+fn answer(id: Number, kind: &[u8], bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(RESULT_FRAME + bytes);
+    out.extend_from_slice(b"{\"id\":");
+    id.write(&mut out);
+    out.extend_from_slice(b",\"type\":\"");
+    out.extend_from_slice(kind);
+    out.push(b'"');
+    out
+}
+
+/// The answer to a request that was carried out; without data where there is no value to give.
+#[must_use]
+pub fn result(id: Number, data: Option<&[u8]>) -> Vec<u8> {
+    match data {
+        Some(data) => result_with(id, data.len(), |out| out.extend_from_slice(data)),
+        None => {
+            let mut out = answer(id, b"result", 0);
+            out.push(b'}');
+            out
+        }
+    }
+}
+
+/// The answer to a request that was carried out, with data of about so many bytes that `write` appends.
+#[must_use]
+pub fn result_with(id: Number, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = answer(id, b"result", bytes);
+    member(&mut out, "data");
+    write(&mut out);
+    out.push(b'}');
+    out
+}
+
+/// The answer to a request that was refused or failed.
+#[must_use]
+pub fn error(id: Number, code: ErrorCode, problem: &str, details: Option<&Value>) -> Vec<u8> {
+    let mut out = answer(id, b"error", 64 + problem.len());
+    text_member(&mut out, "code", code.as_str());
+    text_member(&mut out, "message", problem);
+    if let Some(details) = details {
+        member(&mut out, "details");
+        write_value(&mut out, details);
+    }
+    out.push(b'}');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(message: &[u8], expected: &Value) {
+        assert_eq!(&serde_json::from_slice::<Value>(message).unwrap(), expected);
+    }
+
+    #[test]
+    fn messages_have_the_shapes_that_clients_know() {
+        let subscription: SubscriptionId = "sub-4".parse().unwrap();
+        let connection: ConnectionId = "conn-7".parse().unwrap();
+        check(
+            &welcome(connection, 5, false),
+            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain"] }),
+        );
+        check(&ping(17), &json!({ "type": "ping", "timestamp": 17 }));
+        check(
+            &push(subscription, Some(b"[1]")),
+            &json!({ "type": "push", "channel": "subscription", "subscriptionId": "sub-4", "data": [1] }),
+        );
+        check(
+            &push(subscription, None),
+            &json!({ "type": "push", "channel": "subscription", "subscriptionId": "sub-4" }),
+        );
+        check(
+            &shutdown(4000),
+            &json!({ "type": "system", "event": "shutdown", "gracePeriodMs": 4000 }),
+        );
+        check(
+            &subscription_ended(subscription, "bucket_dropped"),
+            &json!({ "type": "system", "event": "subscription_ended", "subscriptionId": "sub-4", "reason": "bucket_dropped" }),
+        );
+        check(
+            &subscription_error(subscription, ErrorCode::InternalError, "no \"value\""),
+            &json!({ "type": "system", "event": "subscription_error", "subscriptionId": "sub-4", "code": "INTERNAL_ERROR", "message": "no \"value\"" }),
+        );
+    }
+
+    #[test]
+    fn answers_have_the_shapes_that_clients_know() {
+        let id = Number::parse(b"2.50").unwrap();
+        assert_eq!(result(id, Some(b"null")), br#"{"id":2.5,"type":"result","data":null}"#);
+        assert_eq!(result(id, None), br#"{"id":2.5,"type":"result"}"#);
+        assert_eq!(
+            error(id, ErrorCode::NotFound, "a\nb", None),
+            br#"{"id":2.5,"type":"error","code":"NOT_FOUND","message":"a\nb"}"#
+        );
+        check(
+            &error(id, ErrorCode::RateLimited, "slow down", Some(&json!({ "retryAfterMs": 1.0 }))),
+            &json!({ "id": 2.5, "type": "error", "code": "RATE_LIMITED", "message": "slow down", "details": { "retryAfterMs": 1 } }),
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_of_any_text_is_json(problem in any::<String>(), id in any::<f64>()) {
+            let message = error(Number::from_f64(id).unwrap_or(Number::Int(0)), ErrorCode::InternalError, &problem, None);
+            let value: Value = serde_json::from_slice(&message).unwrap();
+            prop_assert_eq!(value["message"].as_str(), Some(problem.as_str()));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The thread on which commit groups go to disk, so that no task ever waits for one.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::durability::{Batch, Durability, DurabilityError};
+
+/// How long the thread sleeps when there is nothing to do at all.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long between two steps of housekeeping: appends come first.
+const HOUSEKEEPING: Duration = Duration::from_millis(5);
+
+/// What the thread is asked to do.
+enum Job {
+    Append(Box<Batch>),
+    Close,
+}
+
+/// A handle on the thread.
+pub(super) struct Disk {
+    jobs: Sender<Job>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread has to say.
+#[derive(Debug)]
+pub(super) enum DiskReport {
+    /// A group is as durable as the level promises.
+    Appended,
+    /// The disk failed; nothing is stored any more.
+    Failed(DurabilityError),
+    /// Everything is on disk and closed.
+    Closed,
+}
+
+impl Disk {
+    /// Starts the thread. With `sync_every`, groups are appended at once and made durable at least so often.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub(super) fn start(
+        durability: Box<dyn Durability>,
+        sync_every: Option<Duration>,
+        report: impl Fn(DiskReport) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (jobs, inbox) = channel();
+        let worker = Worker {
+            durability,
+            sync_every,
+            report: Box::new(report),
+            unsynced_since: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("noex-disk".to_owned())
+            .spawn(move || worker.run(&inbox))?;
+        Ok(Self {
+            jobs,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a group over. Its end is reported; without the thread nothing is.
+    pub(super) fn append(&self, batch: Batch) -> bool {
+        self.jobs.send(Job::Append(Box::new(batch))).is_ok()
+    }
+
+    /// Has everything written and closed; the end is reported.
+    pub(super) fn close(&self) {
+        // A thread that has failed is gone already.
+        let _ = self.jobs.send(Job::Close);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    durability: Box<dyn Durability>,
+    sync_every: Option<Duration>,
+    report: Box<dyn Fn(DiskReport) + Send>,
+    unsynced_since: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        let mut more_to_tidy = true;
+        loop {
+            let job = match inbox.recv_timeout(self.patience(more_to_tidy)) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    let done = self.sync_if_due().and_then(|()| self.durability.tidy());
+                    match done {
+                        Ok(more) => more_to_tidy = more,
+                        Err(error) => return (self.report)(DiskReport::Failed(error)),
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => Job::Close,
+            };
+            match job {
+                Job::Append(batch) => {
+                    more_to_tidy |= !batch.dropped.is_empty();
+                    if let Err(error) = self.append(&batch) {
+                        return (self.report)(DiskReport::Failed(error));
+                    }
+                    (self.report)(DiskReport::Appended);
+                }
+                Job::Close => {
+                    let closed = self.durability.sync().and_then(|()| self.durability.close());
+                    return (self.report)(closed.map_or_else(DiskReport::Failed, |()| DiskReport::Closed));
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), DurabilityError> {
+        self.durability.append(batch)?;
+        if self.sync_every.is_some() {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        self.sync_if_due()
+    }
+
+    fn sync_if_due(&mut self) -> Result<(), DurabilityError> {
+        let (Some(every), Some(since)) = (self.sync_every, self.unsynced_since) else {
+            return Ok(());
+        };
+        if since.elapsed() >= every {
+            self.durability.sync()?;
+            self.unsynced_since = None;
+        }
+        Ok(())
+    }
+
+    fn patience(&self, more_to_tidy: bool) -> Duration {
+        match (self.sync_every, self.unsynced_since) {
+            (Some(every), Some(since)) => every.saturating_sub(since.elapsed()),
+            _ if more_to_tidy => HOUSEKEEPING,
+            _ => IDLE,
+        }
+    }
+}

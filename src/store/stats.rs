@@ -1,0 +1,125 @@
+//! What the store says of itself.
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::shared::Shared;
+use super::state::State;
+use crate::protocol::BucketName;
+
+/// A look at the store at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStats {
+    /// The store's name.
+    pub name: String,
+    /// Its buckets.
+    pub buckets: BucketStats,
+    /// Its records.
+    pub records: CountStats,
+    /// Its listed and unique indexes.
+    pub indexes: CountStats,
+    /// Its queries.
+    pub queries: QueryStats,
+    /// Whether anything is kept on disk.
+    pub persistence: PersistenceStats,
+    /// Whether expired records are removed by themselves.
+    pub ttl: TtlStats,
+    /// How live views are kept up to date.
+    pub views: ViewStats,
+}
+
+/// Which buckets there are, in the order of their definition.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BucketStats {
+    /// How many.
+    pub count: usize,
+    /// Their names.
+    pub names: Vec<BucketName>,
+}
+
+/// A number in all and for each bucket.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CountStats {
+    /// In all.
+    pub total: usize,
+    /// By bucket.
+    pub per_bucket: IndexMap<BucketName, usize>,
+}
+
+/// How many queries there are and how many watch them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryStats {
+    /// Queries.
+    pub defined: usize,
+    /// Subscriptions.
+    pub active_subscriptions: usize,
+}
+
+/// Whether anything is kept on disk.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PersistenceStats {
+    /// True unless everything is in memory only.
+    pub enabled: bool,
+}
+
+/// Whether expired records are removed by themselves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TtlStats {
+    /// Always true.
+    pub enabled: bool,
+    /// How often expired records that something still refers to are looked at again, in milliseconds.
+    pub check_interval_ms: u64,
+}
+
+/// How live views are kept up to date.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ViewStats {
+    /// Views that are being kept.
+    pub live: u64,
+    /// Times that a view had to be evaluated anew because the change could not be followed.
+    pub reevaluated: u64,
+    /// Results handed to subscribers.
+    pub pushed: u64,
+}
+
+impl StoreStats {
+    pub(super) fn of(shared: &Shared, state: &State) -> Self {
+        let count = |of: &dyn Fn(&super::state::Bucket) -> usize| {
+            let per_bucket: IndexMap<_, _> = state.buckets().map(|(name, bucket)| (name.clone(), of(bucket))).collect();
+            CountStats {
+                total: per_bucket.values().sum(),
+                per_bucket,
+            }
+        };
+        let views = shared.view_counters();
+        Self {
+            name: shared.name.clone(),
+            buckets: BucketStats {
+                count: state.bucket_names().len(),
+                names: state.bucket_names().cloned().collect(),
+            },
+            records: count(&|bucket| bucket.row_count()),
+            indexes: count(&|bucket| bucket.definition().index_count()),
+            queries: QueryStats {
+                defined: state.queries().len(),
+                active_subscriptions: state.queries().map(|(_, entry)| entry.active_subscriptions()).sum(),
+            },
+            persistence: PersistenceStats {
+                enabled: shared.persistent,
+            },
+            ttl: TtlStats {
+                enabled: true,
+                check_interval_ms: shared.limits.ttl_check_interval.as_millis() as u64,
+            },
+            views: ViewStats {
+                live: views.views,
+                reevaluated: views.reevaluations,
+                pushed: views.pushes,
+            },
+        }
+    }
+}

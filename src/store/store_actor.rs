@@ -1,0 +1,442 @@
+//! The store actor: orders every mutation and owns durability and the live views.
+//!
+//! It takes all operations that wait as one commit group, applies them to the working state, and hands the group
+//! to the disk thread. While that one writes, the next group is being applied. Only when a group is durable its
+//! state is published, then its answers are given, then its live views follow. So nobody is ever shown what a
+//! crash could take back, and a push never comes before the answer to the request that caused it.
+//!
+//! When the disk fails, the working state goes back to what was published, writes are refused from then on, and
+//! reads go on. The actor is not restarted for it: a restart would not mend the disk.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use super::command::{Command, Operation};
+use super::commit_group::CommitGroup;
+use super::disk::{Disk, DiskReport};
+use super::inbox::Submitted;
+use super::shared::Shared;
+use super::state::{Change, State, Timestamp, apply};
+use super::views::{Blueprint, Built, Sink, ViewKey, ViewResult, Views};
+use crate::protocol::{Number, SubscriptionId};
+
+/// A view that looks at more rows than this is evaluated away from the actor.
+const INLINE_ROWS_MAX: usize = 2_000;
+
+/// A view that is being evaluated while more changes than this come in is evaluated by the actor instead.
+const CATCH_UP_MAX: usize = 100_000;
+
+/// What the actor is told.
+pub(super) enum StoreMessage {
+    /// Operations wait in the inbox.
+    Wake,
+    /// The disk thread has something to say.
+    Disk(DiskReport),
+    /// Somebody wants to watch a query.
+    Subscribe(Box<Watch>),
+    /// Somebody no longer wants to.
+    Unsubscribe(SubscriptionId),
+    /// A view was evaluated.
+    Built(ViewKey, Box<Result<Built, StoreError>>),
+    /// Finish what was begun, write everything, stop.
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// Who wants to watch what.
+pub(super) struct Watch {
+    pub(super) blueprint: Blueprint,
+    pub(super) id: SubscriptionId,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) reply: oneshot::Sender<Result<Arc<ViewResult>, StoreError>>,
+}
+
+/// A view that is being evaluated, and what has happened since it began.
+struct Building {
+    blueprint: Blueprint,
+    waiting: Vec<Watch>,
+    since: Vec<Change>,
+    /// Its bucket was emptied, dropped or changed too much: what is being evaluated will be of no use.
+    stale: bool,
+}
+
+/// What the actor starts from.
+pub(super) struct StoreArguments {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Option<Disk>,
+    pub(super) seeds: ChaCha8Rng,
+}
+
+/// The actor's own state.
+pub(super) struct StoreState {
+    shared: Arc<Shared>,
+    /// The state with everything applied, durable or not.
+    working: State,
+    open: CommitGroup,
+    in_flight: Option<InFlight>,
+    disk: Option<Disk>,
+    views: Views,
+    building: Vec<Building>,
+    seeds: ChaCha8Rng,
+    failed: Option<StoreError>,
+    closed: bool,
+    closing: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+/// A group on its way to disk.
+struct InFlight {
+    group: CommitGroup,
+    changes: Vec<Change>,
+    state: State,
+}
+
+/// See the module's page.
+pub(super) struct StoreActor;
+
+impl Actor for StoreActor {
+    type Msg = StoreMessage;
+    type State = StoreState;
+    type Arguments = StoreArguments;
+
+    async fn pre_start(&self, _: ActorRef<StoreMessage>, arguments: StoreArguments) -> Result<StoreState, ActorProcessingErr> {
+        let StoreArguments { shared, disk, seeds } = arguments;
+        Ok(StoreState {
+            working: State::clone(&shared.published()),
+            shared,
+            open: CommitGroup::default(),
+            in_flight: None,
+            disk,
+            views: Views::default(),
+            building: Vec::new(),
+            seeds,
+            failed: None,
+            closed: false,
+            closing: Vec::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<StoreMessage>,
+        message: StoreMessage,
+        state: &mut StoreState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            StoreMessage::Wake => state.apply_waiting(),
+            StoreMessage::Disk(report) => state.disk_reported(report),
+            StoreMessage::Subscribe(watch) => state.subscribe(*watch, &myself),
+            StoreMessage::Unsubscribe(id) => state.unsubscribe(id),
+            StoreMessage::Built(key, built) => state.built(&key, *built),
+            StoreMessage::Close(reply) => state.close(reply),
+        }
+        if state.is_finished() {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<StoreMessage>, state: &mut StoreState) -> Result<(), ActorProcessingErr> {
+        state.shared.inbox.close(StoreError::Closed);
+        for submitted in state.shared.inbox.take() {
+            let _ = submitted.reply.send(Err(StoreError::Closed));
+        }
+        Ok(())
+    }
+}
+
+impl StoreState {
+    fn apply_waiting(&mut self) {
+        let waiting = self.shared.inbox.take();
+        if let Some(error) = &self.failed {
+            for submitted in waiting {
+                let _ = submitted.reply.send(Err(error.clone()));
+            }
+            return;
+        }
+        let now = self.shared.now().max(self.working.now());
+        self.expire(now);
+        for Submitted { operation, reply } in waiting {
+            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation));
+            self.open.answer_later(reply, answer);
+        }
+        self.flush();
+    }
+
+    fn apply(&mut self, now: Timestamp, operation: Operation) -> Result<super::Outcome, StoreError> {
+        let mut seed = [0; 32];
+        self.seeds.fill_bytes(&mut seed);
+        apply(&mut self.working, &Command { now, seed, operation }, self.open.effects_mut())
+    }
+
+    /// Removes what has had its time before anything else happens at this time.
+    fn expire(&mut self, now: Timestamp) {
+        if self.working.next_expiry().is_some_and(|end| end <= Number::from(now)) {
+            // An expiry cannot be refused: what is still referred to simply stays.
+            let _ = self.apply(now, Operation::Expire);
+        }
+    }
+
+    fn check_limits(&self, operation: &Operation) -> Result<(), StoreError> {
+        let limits = &self.shared.limits;
+        let defines_bucket = matches!(operation, Operation::DefineBucket { .. });
+        let defines_query = matches!(operation, Operation::DefineQuery { .. } | Operation::DefineClosure { .. });
+        let over = |what: &str, max: usize| Err(StoreError::LimitExceeded(format!("The limit of {max} {what} is reached")));
+        if defines_bucket && self.working.bucket_names().len() >= limits.max_buckets {
+            return over("buckets", limits.max_buckets);
+        }
+        if defines_query && self.working.queries().len() >= limits.max_queries {
+            return over("queries", limits.max_queries);
+        }
+        Ok(())
+    }
+
+    /// Sends the open group on its way, where none is.
+    fn flush(&mut self) {
+        if self.in_flight.is_some() || self.open.is_empty() {
+            return;
+        }
+        let mut group = std::mem::take(&mut self.open);
+        if !group.has_effects() {
+            // Nothing changed since the last group, and that one is published.
+            group.answer();
+            return;
+        }
+        let state = self.working.clone();
+        let changes = group.net_changes();
+        let batch = self.disk.as_ref().map(|_| group.to_batch(&state, &changes));
+        let in_flight = InFlight { group, changes, state };
+        match (&self.disk, batch) {
+            (Some(disk), Some(batch)) => {
+                if disk.append(batch) {
+                    self.in_flight = Some(in_flight);
+                } else {
+                    self.in_flight = Some(in_flight);
+                    self.fail("the disk thread has stopped".to_owned());
+                }
+            }
+            _ => self.publish(in_flight),
+        }
+    }
+
+    fn disk_reported(&mut self, report: DiskReport) {
+        match report {
+            DiskReport::Appended => {
+                if let Some(in_flight) = self.in_flight.take() {
+                    self.publish(in_flight);
+                }
+                self.flush();
+            }
+            DiskReport::Failed(error) => self.fail(error.to_string()),
+            DiskReport::Closed => {
+                self.disk = None;
+                for reply in self.closing.drain(..) {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+        self.close_disk_when_done();
+    }
+
+    /// Makes a durable group visible: the state first, then the answers, then the live views.
+    fn publish(&mut self, in_flight: InFlight) {
+        let InFlight { mut group, changes, state } = in_flight;
+        let before = self.shared.published();
+        self.shared.publish(state.clone());
+        group.answer();
+        let effects = group.effects();
+        for building in &mut self.building {
+            building.note(
+                &changes,
+                &state,
+                effects
+                    .emptied
+                    .iter()
+                    .map(|(name, ..)| name)
+                    .chain(effects.dropped.iter().map(|(name, _)| name)),
+            );
+        }
+        self.views.follow(&changes, &state);
+        for (name, old, _) in &effects.emptied {
+            self.views.reset(name, &state);
+            self.shared.announce_emptied(*old, &before, &state);
+        }
+        for (name, _) in &effects.dropped {
+            self.views.bucket_dropped(name);
+        }
+        for name in &effects.undefined {
+            self.views.query_removed(name);
+        }
+        self.shared.announcer.announce(&changes, &before, &state);
+        self.shared.set_next_expiry(state.next_expiry());
+        self.shared.set_view_counters(self.views.counters());
+    }
+
+    /// Goes back to what is durable and stays there.
+    fn fail(&mut self, reason: String) {
+        tracing::error!(%reason, "the store cannot write: it refuses writes from now on, reads go on");
+        let error = StoreError::StorageUnavailable { reason };
+        self.working = State::clone(&self.shared.published());
+        self.shared.inbox.close(error.clone());
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.group.refuse(&error);
+        }
+        std::mem::take(&mut self.open).refuse(&error);
+        for submitted in self.shared.inbox.take() {
+            let _ = submitted.reply.send(Err(error.clone()));
+        }
+        for reply in self.closing.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+        self.disk = None;
+        self.failed = Some(error);
+    }
+
+    fn subscribe(&mut self, watch: Watch, myself: &ActorRef<StoreMessage>) {
+        let state = self.shared.published();
+        if let Err(error) = watch.blueprint.check_current(&state) {
+            let _ = watch.reply.send(Err(error));
+            return;
+        }
+        if self.views.holds(&watch.blueprint) {
+            self.answer_watch(watch);
+            return;
+        }
+        if let Some(building) = self
+            .building
+            .iter_mut()
+            .find(|building| building.blueprint.key() == watch.blueprint.key())
+        {
+            building.waiting.push(watch);
+            return;
+        }
+        if watch.blueprint.cost(&state) <= INLINE_ROWS_MAX {
+            match watch.blueprint.build(&state) {
+                Ok(built) => {
+                    self.views.adopt(&watch.blueprint, built);
+                    self.answer_watch(watch);
+                }
+                Err(error) => {
+                    let _ = watch.reply.send(Err(error));
+                }
+            }
+            return;
+        }
+        let blueprint = watch.blueprint.clone();
+        self.building.push(Building {
+            blueprint: blueprint.clone(),
+            waiting: vec![watch],
+            since: Vec::new(),
+            stale: false,
+        });
+        let myself = myself.clone();
+        tokio::task::spawn_blocking(move || {
+            let built = blueprint.build(&state);
+            // Without the actor there is nobody left to tell.
+            let _ = myself.cast(StoreMessage::Built(blueprint.key().clone(), Box::new(built)));
+        });
+    }
+
+    fn built(&mut self, key: &ViewKey, built: Result<Built, StoreError>) {
+        let Some(at) = self.building.iter().position(|building| building.blueprint.key() == key) else {
+            return;
+        };
+        let building = self.building.swap_remove(at);
+        let state = self.shared.published();
+        let current = if building.stale {
+            building.blueprint.build(&state)
+        } else {
+            built.and_then(|mut built| built.catch_up(&building.since, &state).map(|()| built))
+        };
+        match current {
+            Ok(view) => {
+                self.views.adopt(&building.blueprint, view);
+                for watch in building.waiting {
+                    self.answer_watch(watch);
+                }
+                self.views.drop_if_unwatched(key);
+            }
+            Err(error) => {
+                for watch in building.waiting {
+                    let _ = watch.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn answer_watch(&mut self, watch: Watch) {
+        let Watch {
+            blueprint,
+            id,
+            sink,
+            reply,
+        } = watch;
+        let Some(result) = self.views.subscribe(&blueprint, id, sink) else {
+            return;
+        };
+        if reply.send(Ok(result)).is_err() {
+            // Whoever asked is gone already.
+            self.views.unsubscribe(id);
+        }
+        self.shared.set_view_counters(self.views.counters());
+    }
+
+    fn unsubscribe(&mut self, id: SubscriptionId) {
+        self.views.unsubscribe(id);
+        self.shared.set_view_counters(self.views.counters());
+    }
+
+    fn close(&mut self, reply: oneshot::Sender<Result<(), StoreError>>) {
+        self.apply_waiting();
+        self.shared.inbox.close(StoreError::Closed);
+        self.closed = true;
+        match &self.failed {
+            Some(error) => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            None => self.closing.push(reply),
+        }
+        self.close_disk_when_done();
+    }
+
+    /// Once everything is on disk, has the disk closed; without one, that is all.
+    fn close_disk_when_done(&mut self) {
+        if self.closing.is_empty() || self.in_flight.is_some() || !self.open.is_empty() {
+            return;
+        }
+        match &self.disk {
+            Some(disk) => disk.close(),
+            None => {
+                for reply in self.closing.drain(..) {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.closed && self.closing.is_empty() && self.disk.is_none()
+    }
+}
+
+impl Building {
+    /// Notes what happened to the bucket while the view is being evaluated.
+    fn note<'n>(&mut self, changes: &[Change], state: &State, mut replaced: impl Iterator<Item = &'n crate::protocol::BucketName>) {
+        if replaced.any(|name| self.blueprint.reads(name)) {
+            self.stale = true;
+        }
+        let concerned = |change: &&Change| {
+            state
+                .bucket_by_id(change.bucket)
+                .is_some_and(|bucket| self.blueprint.reads(bucket.name()))
+        };
+        self.since.extend(changes.iter().filter(concerned).cloned());
+        if self.since.len() > CATCH_UP_MAX {
+            self.since = Vec::new();
+            self.stale = true;
+        }
+    }
+}

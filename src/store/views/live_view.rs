@@ -1,0 +1,241 @@
+//! One live result, shared by all who watch the same query with the same parameters.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::number::{NumberEffect, NumberView};
+use super::result::{Content, ViewResult};
+use super::rows::{Effect, RowsView};
+use crate::protocol::BucketName;
+use crate::store::StoreError;
+use crate::store::closure::{ClosureQuery, Dependencies};
+use crate::store::query::{Aggregate, QueryResult, Reader, ResolvedQuery};
+use crate::store::state::{Change, State};
+
+/// What a view computes.
+#[derive(Clone, Debug)]
+pub(super) enum Plan {
+    /// A query over one bucket, its parameters in place.
+    Query(Arc<ResolvedQuery>),
+    /// A function of the embedding program with its parameters.
+    Closure(ClosureQuery, Arc<Value>),
+}
+
+/// How a view follows changes.
+#[derive(Debug)]
+enum Maintenance {
+    /// A list: row by row.
+    Rows(RowsView),
+    /// An aggregate: value by value.
+    Number(Aggregate, NumberView),
+    /// Anything else: evaluated anew.
+    Reevaluated,
+}
+
+/// A live result with all it needs to follow the bucket.
+#[derive(Debug)]
+pub(super) struct LiveView {
+    plan: Plan,
+    maintenance: Maintenance,
+    latest: Arc<ViewResult>,
+    dependencies: Dependencies,
+}
+
+/// What became of a view after a commit group.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Followed {
+    /// The result is the same.
+    Unchanged,
+    /// There is a new result.
+    Changed,
+    /// The evaluation failed; the view keeps its last result.
+    Failed(StoreError),
+}
+
+impl LiveView {
+    /// Evaluates a view on a state.
+    ///
+    /// # Errors
+    /// Where the bucket is not there, or the closure fails.
+    pub(super) fn evaluate(plan: Plan, state: &State) -> Result<Self, StoreError> {
+        let seq = state.seq();
+        match &plan {
+            Plan::Query(query) => {
+                let reader = Reader::new(state.bucket(query.bucket.as_str())?, state.now());
+                let (maintenance, content) = start(query, &reader);
+                let latest = Arc::new(ViewResult::new(seq, content));
+                Ok(Self {
+                    plan,
+                    maintenance,
+                    latest,
+                    dependencies: Dependencies::default(),
+                })
+            }
+            Plan::Closure(closure, params) => {
+                let (result, dependencies) = closure.run(state, state.now(), params);
+                let latest = Arc::new(ViewResult::new(seq, Content::Value(result?)));
+                Ok(Self {
+                    plan,
+                    maintenance: Maintenance::Reevaluated,
+                    latest,
+                    dependencies,
+                })
+            }
+        }
+    }
+
+    /// How many rows an evaluation will look at.
+    pub(super) fn cost(plan: &Plan, state: &State) -> usize {
+        match plan {
+            Plan::Query(query) => state
+                .bucket(query.bucket.as_str())
+                .map_or(0, |bucket| Reader::new(bucket, state.now()).query_cost(query)),
+            // What a closure reads is not known before it has run.
+            Plan::Closure(..) => 0,
+        }
+    }
+
+    pub(super) fn latest(&self) -> &Arc<ViewResult> {
+        &self.latest
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(super) fn dependencies(&self) -> &Dependencies {
+        &self.dependencies
+    }
+
+    /// Whether the view reads from a bucket.
+    pub(super) fn reads(&self, bucket: &BucketName) -> bool {
+        match &self.plan {
+            Plan::Query(query) => query.bucket == *bucket,
+            Plan::Closure(..) => {
+                self.dependencies.buckets.contains(bucket) || self.dependencies.keys.iter().any(|(other, _)| other == bucket)
+            }
+        }
+    }
+
+    /// Follows the rows of its bucket that changed; `state` is the state after all of them. `reevaluations` counts
+    /// what could not be followed.
+    pub(super) fn follow(&mut self, changes: &[&Change], state: &State, reevaluations: &mut u64) -> Followed {
+        let Plan::Query(query) = &self.plan else {
+            return self.reevaluate(state, reevaluations);
+        };
+        match &mut self.maintenance {
+            Maintenance::Reevaluated => self.reevaluate(state, reevaluations),
+            Maintenance::Rows(view) => {
+                let mut effect = Effect::None;
+                for change in changes {
+                    effect = effect.max(view.follow(query, change));
+                }
+                if view.needs_refill() {
+                    return self.reevaluate(state, reevaluations);
+                }
+                let content = Content::Rows(view.rows());
+                // Of several changes one may undo what another did: a record goes and an equal one comes.
+                if changes.len() > 1 && effect == Effect::Changed {
+                    effect = Effect::Perhaps;
+                }
+                match effect {
+                    Effect::None => Followed::Unchanged,
+                    Effect::Perhaps => self.replace_if_different(state.seq(), content),
+                    Effect::Changed => self.replace(state.seq(), content),
+                }
+            }
+            Maintenance::Number(aggregate, view) => {
+                let mut effect = NumberEffect::None;
+                for change in changes {
+                    effect = effect.max(view.follow(query, aggregate, change));
+                }
+                match effect {
+                    NumberEffect::None => Followed::Unchanged,
+                    NumberEffect::Unknown => self.reevaluate(state, reevaluations),
+                    NumberEffect::Known if view.settle(aggregate) => {
+                        let content = Content::Number(view.result());
+                        self.replace(state.seq(), content)
+                    }
+                    NumberEffect::Known => Followed::Unchanged,
+                }
+            }
+        }
+    }
+
+    /// Evaluates anew, keeping the old result where the new one is equal.
+    pub(super) fn reevaluate(&mut self, state: &State, reevaluations: &mut u64) -> Followed {
+        *reevaluations += 1;
+        match &self.plan {
+            Plan::Query(query) => {
+                let bucket = match state.bucket(query.bucket.as_str()) {
+                    Ok(bucket) => bucket,
+                    Err(error) => return Followed::Failed(error),
+                };
+                let (maintenance, content) = start(query, &Reader::new(bucket, state.now()));
+                self.maintenance = maintenance;
+                self.replace_if_different(state.seq(), content)
+            }
+            Plan::Closure(closure, params) => {
+                let (result, dependencies) = closure.run(state, state.now(), params);
+                match result {
+                    Ok(value) => {
+                        self.dependencies = dependencies;
+                        self.replace_if_different(state.seq(), Content::Value(value))
+                    }
+                    Err(error) => Followed::Failed(error),
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, seq: u64, content: Content) -> Followed {
+        self.latest = Arc::new(ViewResult::new(seq, content));
+        Followed::Changed
+    }
+
+    fn replace_if_different(&mut self, seq: u64, content: Content) -> Followed {
+        if same(self.latest.content(), &content) {
+            Followed::Unchanged
+        } else {
+            self.replace(seq, content)
+        }
+    }
+}
+
+/// Evaluates a query in the form in which it can be followed.
+fn start(query: &ResolvedQuery, reader: &Reader<'_>) -> (Maintenance, Content) {
+    match &query.aggregate {
+        None => {
+            let wanted = ResolvedQuery {
+                offset: 0,
+                limit: RowsView::capacity(query),
+                projection: None,
+                ..query.clone()
+            };
+            let QueryResult::Records(found) = reader.run(&wanted) else {
+                return (Maintenance::Reevaluated, Content::Number(None));
+            };
+            let view = RowsView::new(query, found.iter().map(|(row, record)| (*row, record)));
+            let rows = view.rows();
+            (Maintenance::Rows(view), Content::Rows(rows))
+        }
+        Some(aggregate) if aggregate.group_by.is_empty() => {
+            let view = NumberView::new(query, aggregate, reader);
+            let number = view.result();
+            (Maintenance::Number(aggregate.clone(), view), Content::Number(number))
+        }
+        Some(aggregate) => (Maintenance::Reevaluated, Content::Groups(reader.group_by(aggregate, &query.filter))),
+    }
+}
+
+/// Whether two results of one view are equal.
+fn same(a: &Content, b: &Content) -> bool {
+    match (a, b) {
+        (Content::Rows(a), Content::Rows(b)) => a.window().eq(b.window()),
+        (Content::Number(a), Content::Number(b)) => a == b,
+        (Content::Groups(a), Content::Groups(b)) => a == b,
+        (Content::Value(a), Content::Value(b)) => a == b,
+        (Content::Rows(_) | Content::Number(_) | Content::Groups(_) | Content::Value(_), _) => false,
+    }
+}

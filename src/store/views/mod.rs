@@ -1,0 +1,389 @@
+//! Live views: results that are kept up to date, shared by all who watch the same thing.
+//!
+//! A view is keyed by its query and the parameters that the query uses. It is evaluated once, follows the changes
+//! of each commit group, and hands its newest result to every subscriber. Nothing here knows what a subscriber is
+//! beyond [`Sink`].
+
+mod live_view;
+mod number;
+mod result;
+mod routing;
+mod rows;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+pub use result::ViewResult;
+
+use self::live_view::{Followed, LiveView, Plan};
+use self::routing::Routing;
+use super::StoreError;
+use super::query::QueryDefinition;
+use super::state::{Change, QueryKind, State};
+use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
+
+/// Who is told of new results. Called on the store's own task: it must not block.
+pub trait Sink: Send + Sync {
+    /// Something about a subscription is new. Only the newest result counts.
+    fn push(&self, id: SubscriptionId, update: Update);
+}
+
+/// What is new about a subscription.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// There is a new result.
+    Result(Arc<ViewResult>),
+    /// The subscription is over.
+    Ended(EndReason),
+    /// The evaluation failed: the subscription stays, with its last result.
+    Failed(StoreError),
+}
+
+/// Why a subscription is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its bucket was dropped.
+    BucketDropped,
+    /// Its query was removed.
+    QueryRemoved,
+}
+
+impl EndReason {
+    /// The text on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BucketDropped => "bucket_dropped",
+            Self::QueryRemoved => "query_removed",
+        }
+    }
+}
+
+/// Names a view within its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ViewId(u64);
+
+/// What equal subscriptions have in common: the query, and those of its parameters that it uses, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ViewKey {
+    query: QueryName,
+    params: Vec<u8>,
+}
+
+/// Who watches a view.
+struct Subscriber {
+    sink: Arc<dyn Sink>,
+    /// The number of subscriptions of the query, shared with the catalog.
+    active: Arc<AtomicUsize>,
+}
+
+struct Entry {
+    key: ViewKey,
+    view: LiveView,
+    subscribers: HashMap<SubscriptionId, Subscriber>,
+}
+
+/// A view to be built: what it takes, without the store.
+#[derive(Clone, Debug)]
+pub(super) struct Blueprint {
+    key: ViewKey,
+    plan: Plan,
+    active: Arc<AtomicUsize>,
+}
+
+impl Blueprint {
+    /// Puts a query and its parameters together.
+    ///
+    /// # Errors
+    /// Where the query is not defined or a parameter is missing or of no use.
+    pub(super) fn new(state: &State, query: &str, params: &Value) -> Result<Self, StoreError> {
+        let entry = state.query(query)?;
+        let (plan, params) = match &entry.kind {
+            QueryKind::Declarative(definition) => {
+                let (resolved, used) = resolve(query, definition, params)?;
+                state.bucket(definition.bucket().as_str())?;
+                (Plan::Query(Arc::new(resolved)), used)
+            }
+            QueryKind::Programmatic(closure) => {
+                let text = crate::protocol::json::to_vec(params);
+                (Plan::Closure(closure.clone(), Arc::new(params.clone())), text)
+            }
+        };
+        Ok(Self {
+            key: ViewKey {
+                query: query.into(),
+                params,
+            },
+            plan,
+            active: entry.subscription_counter(),
+        })
+    }
+
+    /// Whether the query is still the one that this was made for.
+    ///
+    /// # Errors
+    /// [`StoreError::QueryNotDefined`] where it was removed meanwhile, also if another one has its name by now.
+    pub(super) fn check_current(&self, state: &State) -> Result<(), StoreError> {
+        let name = self.key.query.as_str();
+        let entry = state.query(name)?;
+        if Arc::ptr_eq(&entry.subscription_counter(), &self.active) {
+            Ok(())
+        } else {
+            Err(StoreError::QueryNotDefined(name.into()))
+        }
+    }
+
+    /// What equal subscriptions have in common.
+    pub(super) fn key(&self) -> &ViewKey {
+        &self.key
+    }
+
+    /// How many rows an evaluation will look at.
+    pub(super) fn cost(&self, state: &State) -> usize {
+        LiveView::cost(&self.plan, state)
+    }
+
+    /// Whether the view reads from a bucket, as far as that is known before it has run.
+    pub(super) fn reads(&self, bucket: &BucketName) -> bool {
+        match &self.plan {
+            Plan::Query(query) => query.bucket == *bucket,
+            Plan::Closure(..) => true,
+        }
+    }
+
+    /// Evaluates the view.
+    ///
+    /// # Errors
+    /// Where the bucket is gone or a closure fails.
+    pub(super) fn build(&self, state: &State) -> Result<Built, StoreError> {
+        LiveView::evaluate(self.plan.clone(), state).map(Built)
+    }
+}
+
+/// A view that was evaluated.
+pub(super) struct Built(LiveView);
+
+impl Built {
+    /// Brings the view up to a state that has come about since by these changes.
+    ///
+    /// # Errors
+    /// Where an evaluation was needed and failed.
+    pub(super) fn catch_up(&mut self, changes: &[Change], state: &State) -> Result<(), StoreError> {
+        let changes: Vec<_> = changes.iter().collect();
+        match self.0.follow(&changes, state, &mut 0) {
+            Followed::Unchanged | Followed::Changed => Ok(()),
+            Followed::Failed(error) => Err(error),
+        }
+    }
+}
+
+/// The query with its parameters in place, and the JSON of the parameters that it uses.
+pub(super) fn resolve(
+    query: &str,
+    definition: &QueryDefinition,
+    params: &Value,
+) -> Result<(super::query::ResolvedQuery, Vec<u8>), StoreError> {
+    let none = serde_json::Map::new();
+    let what = || format!("parameters of query \"{query}\"");
+    let given = match params {
+        Value::Object(given) => given,
+        // Anything else holds no parameter; a query that needs none does not mind.
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => &none,
+    };
+    let resolved = definition
+        .resolve(given)
+        .map_err(|issues: Vec<Issue>| StoreError::Invalid { what: what(), issues })?;
+    let used = definition
+        .parameters()
+        .iter()
+        .map(|name| given.get(name).cloned().unwrap_or(Value::Null))
+        .collect();
+    Ok((resolved, crate::protocol::json::to_vec(&Value::Array(used))))
+}
+
+/// How views were kept up to date, since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ViewCounters {
+    /// Views that are being kept.
+    pub views: u64,
+    /// Times that a view had to be evaluated anew.
+    pub reevaluations: u64,
+    /// Results handed to subscribers.
+    pub pushes: u64,
+}
+
+/// All live views of a store.
+#[derive(Default)]
+pub(super) struct Views {
+    last: u64,
+    entries: HashMap<ViewId, Entry>,
+    by_key: HashMap<ViewKey, ViewId>,
+    by_subscription: HashMap<SubscriptionId, ViewId>,
+    routing: Routing,
+    counters: ViewCounters,
+}
+
+impl Views {
+    /// How it went so far.
+    pub(super) fn counters(&self) -> ViewCounters {
+        ViewCounters {
+            views: self.entries.len() as u64,
+            ..self.counters
+        }
+    }
+
+    /// Whether a view is there already.
+    pub(super) fn holds(&self, blueprint: &Blueprint) -> bool {
+        self.by_key.contains_key(&blueprint.key)
+    }
+
+    /// Takes a view in that is up to date.
+    pub(super) fn adopt(&mut self, blueprint: &Blueprint, built: Built) {
+        self.last += 1;
+        let id = ViewId(self.last);
+        self.routing.add(id, &built.0);
+        self.by_key.insert(blueprint.key.clone(), id);
+        self.entries.insert(
+            id,
+            Entry {
+                key: blueprint.key.clone(),
+                view: built.0,
+                subscribers: HashMap::new(),
+            },
+        );
+    }
+
+    /// Adds a subscriber to a view that is there.
+    pub(super) fn subscribe(&mut self, blueprint: &Blueprint, id: SubscriptionId, sink: Arc<dyn Sink>) -> Option<Arc<ViewResult>> {
+        let view = *self.by_key.get(&blueprint.key)?;
+        let entry = self.entries.get_mut(&view)?;
+        blueprint.active.fetch_add(1, Ordering::Relaxed);
+        entry.subscribers.insert(
+            id,
+            Subscriber {
+                sink,
+                active: Arc::clone(&blueprint.active),
+            },
+        );
+        self.by_subscription.insert(id, view);
+        Some(Arc::clone(entry.view.latest()))
+    }
+
+    /// Takes a subscriber out, and the view with the last of them.
+    pub(super) fn unsubscribe(&mut self, id: SubscriptionId) {
+        let Some(view) = self.by_subscription.remove(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&view) else { return };
+        if let Some(subscriber) = entry.subscribers.remove(&id) {
+            subscriber.active.fetch_sub(1, Ordering::Relaxed);
+        }
+        if entry.subscribers.is_empty() {
+            self.drop_view(view);
+        }
+    }
+
+    /// Drops a view that nobody came to watch in the end.
+    pub(super) fn drop_if_unwatched(&mut self, key: &ViewKey) {
+        let Some(id) = self.by_key.get(key).copied() else { return };
+        if self.entries.get(&id).is_some_and(|entry| entry.subscribers.is_empty()) {
+            self.drop_view(id);
+        }
+    }
+
+    fn drop_view(&mut self, id: ViewId) {
+        self.routing.remove(id);
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_key.remove(&entry.key);
+        }
+    }
+
+    /// Follows the changed rows of a commit group; `state` is the state after it.
+    pub(super) fn follow(&mut self, changes: &[Change], state: &State) {
+        let mut work: HashMap<ViewId, Vec<&Change>> = HashMap::new();
+        let mut touched = HashSet::new();
+        for change in changes {
+            let Some(bucket) = state.bucket_by_id(change.bucket) else {
+                continue;
+            };
+            let name = bucket.name();
+            if !self.routing.concerns(name.as_str()) {
+                continue;
+            }
+            touched.clear();
+            self.routing.touched(name.as_str(), bucket.key_field(), change, &mut touched);
+            for view in &touched {
+                work.entry(*view).or_default().push(change);
+            }
+        }
+        for (view, changes) in work {
+            self.update(view, |view, reevaluations| view.follow(&changes, state, reevaluations));
+        }
+    }
+
+    /// A bucket was emptied as a whole, or its rows changed in a way that no list of changes says.
+    pub(super) fn reset(&mut self, bucket: &BucketName, state: &State) {
+        for view in self.reading(bucket) {
+            self.update(view, |view, reevaluations| view.reevaluate(state, reevaluations));
+        }
+    }
+
+    /// A bucket is gone: whoever watches it is told that it is over.
+    pub(super) fn bucket_dropped(&mut self, bucket: &BucketName) {
+        for view in self.reading(bucket) {
+            self.end(view, EndReason::BucketDropped);
+        }
+    }
+
+    /// A query is gone: whoever watches it is told that it is over.
+    pub(super) fn query_removed(&mut self, query: &QueryName) {
+        let views: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.key.query == *query)
+            .map(|(id, _)| *id)
+            .collect();
+        for view in views {
+            self.end(view, EndReason::QueryRemoved);
+        }
+    }
+
+    fn reading(&self, bucket: &BucketName) -> Vec<ViewId> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.view.reads(bucket))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn end(&mut self, id: ViewId, reason: EndReason) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        for (subscription, subscriber) in entry.subscribers.drain() {
+            subscriber.active.fetch_sub(1, Ordering::Relaxed);
+            subscriber.sink.push(subscription, Update::Ended(reason));
+            self.by_subscription.remove(&subscription);
+        }
+        self.drop_view(id);
+    }
+
+    /// Brings one view up to date and tells its subscribers.
+    fn update(&mut self, id: ViewId, follow: impl FnOnce(&mut LiveView, &mut u64) -> Followed) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let before = entry.view.dependencies().clone();
+        let update = match follow(&mut entry.view, &mut self.counters.reevaluations) {
+            Followed::Unchanged => None,
+            Followed::Changed => Some(Update::Result(Arc::clone(entry.view.latest()))),
+            Followed::Failed(error) => Some(Update::Failed(error)),
+        };
+        if before != *entry.view.dependencies() {
+            self.routing.remove(id);
+            self.routing.add(id, &entry.view);
+        }
+        let Some(update) = update else { return };
+        self.counters.pushes += entry.subscribers.len() as u64;
+        for (subscription, subscriber) in &entry.subscribers {
+            subscriber.sink.push(*subscription, update.clone());
+        }
+    }
+}
