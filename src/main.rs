@@ -1,3 +1,7 @@
-//! The program.
+//! The `noex-server` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    noex_server::cli::run()
+}

@@ -1,0 +1,9 @@
+//! The program: flags, logging, banner, signals and exit statuses around [`crate::server`].
+
+mod args;
+mod banner;
+mod logging;
+mod run;
+mod serve;
+
+pub use run::run;

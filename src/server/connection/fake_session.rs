@@ -1,0 +1,155 @@
+//! A session for tests: its requests are answered when the test says so.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::outbox::Outbox;
+use super::{Reply, Service, Sessions};
+use crate::protocol::{Request, SubscriptionId};
+
+/// What the test and its sessions share.
+#[derive(Default)]
+pub(crate) struct Script {
+    /// The ids of all requests that were handed to a session, in order.
+    pub(crate) handled: Mutex<Vec<i64>>,
+    /// Requests that wait for the test.
+    waiting: Mutex<VecDeque<oneshot::Sender<()>>>,
+    /// The outboxes of the sessions, in the order in which they were opened.
+    pub(crate) outboxes: Mutex<Vec<Arc<Outbox>>>,
+    /// Subscriptions that the sessions hold.
+    pub(crate) held: Mutex<HashSet<SubscriptionId>>,
+    /// What the store does at the very moment at which the answer to a `store.upsert` is asked for.
+    pub(crate) at_poll: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// Sessions that are open.
+    pub(crate) open: AtomicUsize,
+}
+
+impl Script {
+    /// Lets the request that has waited longest go on.
+    pub(crate) fn release_first(&self) {
+        let first = self.waiting.lock().pop_front().expect("a request waits");
+        first.send(()).expect("it still waits");
+    }
+
+    /// Lets the request that has waited least go on.
+    pub(crate) fn release_last(&self) {
+        let last = self.waiting.lock().pop_back().expect("a request waits");
+        last.send(()).expect("it still waits");
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    fn wait(&self) -> oneshot::Receiver<()> {
+        let (release, released) = oneshot::channel();
+        self.waiting.lock().push_back(release);
+        released
+    }
+}
+
+/// An answer that is not there yet.
+pub(crate) enum Pending {
+    /// It waits for the test.
+    Waiting { released: oneshot::Receiver<()>, id: i64 },
+    /// It is asked for in vain, then once more while the store makes it ready, and then it is there.
+    Overtaken { polls: usize, script: Arc<Script>, id: i64 },
+}
+
+impl Future for Pending {
+    type Output = Vec<u8>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
+        match &mut *self {
+            Self::Waiting { released, id } => {
+                let id = *id;
+                Pin::new(released).poll(cx).map(|_| answer(id))
+            }
+            Self::Overtaken { polls: 2, id, .. } => Poll::Ready(answer(*id)),
+            Self::Overtaken { polls, script, .. } => {
+                if *polls == 1
+                    && let Some(happen) = script.at_poll.lock().take()
+                {
+                    happen();
+                }
+                *polls += 1;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The answer to the request of this id.
+pub(crate) fn answer(id: i64) -> Vec<u8> {
+    format!("{{\"id\":{id}}}").into_bytes()
+}
+
+/// Answers `store.insert` when the test releases it, and other inserts meanwhile; `wait` likewise, but alone;
+/// everything else at once. Panics at `panic`.
+pub(crate) struct FakeSession(Arc<Script>);
+
+impl Service for FakeSession {
+    type Pending = Pending;
+    type Completion = i64;
+
+    fn handle(&mut self, request: &Request<'_>) -> Reply<Pending, i64> {
+        let id = request.id().to_string().parse().expect("tests use whole numbers");
+        self.0.handled.lock().push(id);
+        match request.name() {
+            "store.insert" => Reply::Later(Pending::Waiting {
+                released: self.0.wait(),
+                id,
+            }),
+            "store.upsert" => Reply::Later(Pending::Overtaken {
+                polls: 0,
+                script: Arc::clone(&self.0),
+                id,
+            }),
+            "wait" => {
+                let released = self.0.wait();
+                Reply::Alone(Box::pin(async move {
+                    let _ = released.await;
+                    id
+                }))
+            }
+            "panic" => panic!("as asked for"),
+            _ => Reply::Now(answer(id)),
+        }
+    }
+
+    fn complete(&mut self, id: i64) -> Vec<u8> {
+        answer(id)
+    }
+
+    fn holds(&self, subscription: SubscriptionId) -> bool {
+        self.0.held.lock().contains(&subscription)
+    }
+
+    fn ended(&mut self, subscription: SubscriptionId) {
+        self.0.held.lock().remove(&subscription);
+    }
+}
+
+impl Drop for FakeSession {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Sessions for Arc<Script> {
+    type Session = FakeSession;
+
+    fn open(&self, outbox: Arc<Outbox>) -> FakeSession {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        self.outboxes.lock().push(outbox);
+        FakeSession(Arc::clone(self))
+    }
+}

@@ -1,0 +1,93 @@
+//! Connections: from a socket after its upgrade to the last byte.
+//!
+//! One [`ConnectionActor`](connection_actor::ConnectionActor) per socket, one task per actor. The
+//! [driver](driver) is that task's loop; the [outbox](outbox) is how others reach it; the [registry](registry)
+//! knows who is there; the [heartbeat](heartbeat) finds out who is gone.
+//!
+//! Nothing here knows a bucket or a query: requests go to the session, which is a [`Service`].
+
+pub(crate) mod connection_actor;
+pub(crate) mod connection_supervisor;
+mod driver;
+#[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
+pub(crate) mod fake_session;
+pub(crate) mod heartbeat;
+pub(crate) mod outbox;
+mod phase;
+pub(crate) mod registry;
+mod service;
+pub(crate) mod socket;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ractor::ActorCell;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+pub(crate) use service::{Reply, Service, Sessions, StoreSessions};
+
+use self::connection_actor::Connection;
+use self::driver::Driver;
+use self::heartbeat::HeartbeatQueue;
+use self::outbox::Outbox;
+use self::registry::{Registry, Seat};
+use self::socket::Socket;
+use super::config::Config;
+use crate::protocol::{ConnectionId, message};
+
+/// What one connection may take up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The largest message from the client.
+    pub(crate) message_bytes_max: usize,
+    /// The most requests that are submitted and not answered.
+    pub(crate) requests_in_flight_max: usize,
+    /// Unsent bytes from which on pushes are held back and nothing is read.
+    pub(crate) high_water_bytes: usize,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        let backpressure = &config.backpressure;
+        // Both factors are positive and the mark is at most 1: the product fits, and truncating it is meant.
+        let high_water_bytes = (backpressure.max_buffered_bytes as f64 * backpressure.high_water_mark) as usize;
+        Self {
+            message_bytes_max: config.max_payload_bytes,
+            requests_in_flight_max: config.connection_limits.max_requests_in_flight.max(1),
+            high_water_bytes: high_water_bytes.max(1),
+        }
+    }
+}
+
+/// All that it takes to make a connection of a socket.
+pub(crate) struct Connections<N> {
+    pub(crate) sessions: N,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) heartbeat: Arc<HeartbeatQueue>,
+    pub(crate) limits: Limits,
+}
+
+impl<N: Sessions> Connections<N> {
+    /// Begins a connection on a socket whose upgrade is complete, under `supervisor`. A socket that may not stay is
+    /// told why and closed.
+    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, address: IpAddr) {
+        // Copied, though it is mostly nothing: the buffer of the HTTP side is larger than one that may stay.
+        let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
+        let id = ConnectionId::next();
+        let outbox = Arc::new(Outbox::default());
+        let registration = match seat.register(id, address, Arc::clone(&outbox)) {
+            Ok(registration) => registration,
+            // The seat is kept until the socket is closed: sockets on their way out are bounded too.
+            Err((code, _seat)) => return socket.refuse(code).await,
+        };
+        self.heartbeat.join(&outbox, Instant::now());
+        let session = self.sessions.open(Arc::clone(&outbox));
+        let driver = Driver::new(socket, session, outbox, self.limits);
+        let welcome = message::welcome(id, super::wall_clock_ms(), false);
+        connection_supervisor::start(supervisor, Connection::new(driver, registration, welcome)).await;
+    }
+}

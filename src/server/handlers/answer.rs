@@ -1,0 +1,87 @@
+//! Answers that are not there yet: writes on their way to the disk, and requests that take their time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::encode::Encoder;
+use super::failure::Failure;
+use super::subscriptions::Opened;
+use crate::protocol::ErrorCode;
+use crate::store::{Commit, Outcome, StoreError};
+
+/// What became of a request that was handed to a [`super::Session`].
+pub enum Handled {
+    /// The complete answer.
+    Answer(Vec<u8>),
+    /// A write that has its place in the order of commits: the answer follows when it is durable. Further
+    /// pipelined requests may be handed over meanwhile.
+    Pending(PendingAnswer),
+    /// Work that must be over before the next request begins; what it yields goes to
+    /// [`super::Session::complete`].
+    Alone(Pin<Box<dyn Future<Output = Completion> + Send>>),
+}
+
+/// What a request that was carried out alone came to.
+pub struct Completion {
+    pub(super) answer: Vec<u8>,
+    pub(super) opened: Option<Opened>,
+}
+
+impl Completion {
+    pub(super) fn answer(answer: Vec<u8>) -> Self {
+        Self { answer, opened: None }
+    }
+}
+
+/// What to answer when a write has succeeded.
+pub(super) enum Success {
+    /// This.
+    Prepared(Vec<u8>),
+    /// What the write did.
+    Outcome,
+    /// What the steps of a transaction did and read.
+    Steps {
+        /// Whether any of them writes.
+        writes: bool,
+    },
+}
+
+/// The answer to a write, there when the write is durable.
+pub struct PendingAnswer {
+    pub(super) commit: Commit,
+    pub(super) success: Success,
+    pub(super) encoder: Encoder,
+    pub(super) expose_details: bool,
+}
+
+impl PendingAnswer {
+    fn encode(&mut self, outcome: Result<Outcome, StoreError>) -> Vec<u8> {
+        let answer = outcome.map_err(Failure::from).and_then(|outcome| match &mut self.success {
+            Success::Prepared(answer) => Ok(std::mem::take(answer)),
+            Success::Outcome | Success::Steps { writes: false } => self.encoder.outcome(&outcome).map_err(Failure::from),
+            Success::Steps { writes: true } => self.encoder.outcome(&outcome).map_err(|_| self.committed_but_too_large()),
+        });
+        answer.unwrap_or_else(|failure| failure.answer(self.encoder.id, self.expose_details))
+    }
+
+    /// Not the code of a result that is too large, which invites to try again.
+    fn committed_but_too_large(&self) -> Failure {
+        let limit = self.encoder.max_bytes;
+        Failure::new(
+            ErrorCode::InternalError,
+            format!("The transaction is committed, but what it read is larger than {limit} bytes"),
+        )
+    }
+}
+
+impl Future for PendingAnswer {
+    type Output = Vec<u8>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<u8>> {
+        match Pin::new(&mut self.commit).poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(outcome) => Poll::Ready(self.encode(outcome)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a request is not carried out, as the client is told.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::protocol::{ErrorCode, Number, message, unknown_operation};
+use crate::store::StoreError;
+
+/// A refused or failed request: a code, a text and, for some codes, details.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    details: Option<Value>,
+}
+
+impl Failure {
+    /// A failure without details.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: None,
+        }
+    }
+
+    /// A field that is missing or malformed.
+    #[must_use]
+    pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::ValidationError, message)
+    }
+
+    /// A field whose JSON text is no value: a lone surrogate, a number beyond all doubles.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self::new(ErrorCode::ParseError, "Invalid JSON")
+    }
+
+    /// A fault of the server that says nothing of its cause; the cause goes to the log.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(ErrorCode::InternalError, "Internal server error")
+    }
+
+    /// A request whose `type` names nothing.
+    #[must_use]
+    pub fn unknown_operation(name: &str) -> Self {
+        let (code, message) = unknown_operation(name);
+        Self::new(code, message)
+    }
+
+    /// The code on the wire.
+    #[cfg(test)]
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The error answer. Where details are not to be shown, `retryAfterMs` still is: clients cannot do without.
+    #[must_use]
+    pub fn answer(&self, id: Number, expose_details: bool) -> Vec<u8> {
+        let details = if expose_details {
+            self.details.clone()
+        } else {
+            let retry = self.details.as_ref().and_then(|details| details.get("retryAfterMs"));
+            retry.map(|after| json!({ "retryAfterMs": after }))
+        };
+        message::error(id, self.code, &self.message, details.as_ref())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self {
+            code: error.code(),
+            message: error.to_string().into(),
+            details: error.details(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Issue;
+
+    fn answer(failure: &Failure, expose_details: bool) -> Value {
+        serde_json::from_slice(&failure.answer(Number::Int(7), expose_details)).unwrap()
+    }
+
+    #[test]
+    fn details_are_shown_only_where_that_is_allowed() {
+        let failure = Failure::from(StoreError::invalid(
+            "filter",
+            Issue::new("n", "operator", "Unknown operator \"$ne\""),
+        ));
+        let details = json!([{ "field": "n", "message": "Unknown operator \"$ne\"", "code": "operator" }]);
+        assert_eq!(answer(&failure, true)["details"], details);
+        assert_eq!(answer(&failure, false).get("details"), None);
+        assert_eq!(answer(&failure, false)["message"], "Invalid filter: n: Unknown operator \"$ne\"");
+    }
+
+    #[test]
+    fn the_time_to_wait_is_always_shown() {
+        let mut failure = Failure::new(ErrorCode::RateLimited, "Rate limit exceeded");
+        failure.details = Some(json!({ "retryAfterMs": 250, "secret": 1 }));
+        assert_eq!(answer(&failure, false)["details"], json!({ "retryAfterMs": 250 }));
+    }
+}

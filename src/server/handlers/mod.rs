@@ -1,0 +1,201 @@
+//! Requests in, answers out. Everything here works on one request and the store; nothing knows a socket.
+//!
+//! A request is checked in this order: the form of its fields, what the caller may touch, whether the bucket or
+//! query is there, whether filter and data are valid. The first problem is the answer.
+
+mod answer;
+mod encode;
+mod failure;
+mod fields;
+mod store_admin;
+mod store_reads;
+mod store_writes;
+mod subscriptions;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use self::answer::Success;
+pub use self::answer::{Completion, Handled, PendingAnswer};
+use self::encode::Encoder;
+pub use self::failure::Failure;
+use self::subscriptions::Subscriptions;
+use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
+use crate::store::query::AggregateFunction;
+use crate::store::{Sink, Store, StoreError};
+
+/// What all sessions of a server share.
+pub struct HandlerContext {
+    /// The store.
+    pub store: Store,
+    /// The most subscriptions of one connection.
+    pub max_subscriptions_per_connection: usize,
+    /// The most subscriptions of all connections together.
+    pub max_total_subscriptions: usize,
+    /// How many there are at present.
+    pub total_subscriptions: Arc<AtomicUsize>,
+    /// The most records of one `store.insertMany`.
+    pub max_bulk_records: usize,
+    /// The most bytes that the data of one answer may have.
+    pub max_result_bytes: usize,
+    /// Whether error answers carry `details`.
+    pub expose_error_details: bool,
+    /// How many reads of many rows may be under way at once, on threads of their own.
+    pub long_reads: Arc<Semaphore>,
+}
+
+/// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
+pub struct Session {
+    context: Arc<HandlerContext>,
+    sink: Arc<dyn Sink>,
+    subscriptions: Subscriptions,
+}
+
+impl Session {
+    /// A session whose subscriptions push into `sink`.
+    #[must_use]
+    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>) -> Self {
+        Self {
+            context,
+            sink,
+            subscriptions: Subscriptions::default(),
+        }
+    }
+
+    /// Carries out a request, or begins to.
+    pub fn handle(&mut self, request: &Request<'_>) -> Handled {
+        self.dispatch(request)
+            .unwrap_or_else(|failure| Handled::Answer(failure.answer(request.id(), self.context.expose_error_details)))
+    }
+
+    /// Ends a request that was carried out alone. Gives its answer.
+    pub fn complete(&mut self, completion: Completion) -> Vec<u8> {
+        if let Some(opened) = completion.opened {
+            self.subscriptions.add(opened);
+        }
+        completion.answer
+    }
+
+    /// Whether a subscription is one of this session.
+    #[must_use]
+    pub fn holds(&self, subscription: SubscriptionId) -> bool {
+        self.subscriptions.contains(subscription)
+    }
+
+    /// The store has ended a subscription: its place is free.
+    pub fn ended(&mut self, subscription: SubscriptionId) {
+        self.subscriptions.remove(subscription);
+    }
+
+    fn dispatch(&mut self, request: &Request<'_>) -> Result<Handled, Failure> {
+        let Some(operation) = request.operation() else {
+            return Err(Failure::unknown_operation(request.name()));
+        };
+        let call = &Call {
+            context: &self.context,
+            id: request.id(),
+            fields: request.fields(),
+        };
+        match operation {
+            Operation::StoreInsert => store_writes::insert(call),
+            Operation::StoreInsertMany => store_writes::insert_many(call),
+            Operation::StoreUpdate => store_writes::update(call),
+            Operation::StoreUpdateMany => store_writes::update_many(call),
+            Operation::StoreUpsert => store_writes::upsert(call),
+            Operation::StoreDelete => store_writes::delete(call),
+            Operation::StoreDeleteMany => store_writes::delete_many(call),
+            Operation::StoreClear => store_writes::clear(call),
+            Operation::StoreTransaction => transaction::transaction(call),
+            Operation::StoreGet => store_reads::get(call),
+            Operation::StoreAll => store_reads::all(call),
+            Operation::StoreWhere => store_reads::select(call),
+            Operation::StoreFindOne => store_reads::find_one(call),
+            Operation::StoreCount => store_reads::count(call),
+            Operation::StoreFirst => store_reads::first(call),
+            Operation::StoreLast => store_reads::last(call),
+            Operation::StorePaginate => store_reads::paginate(call),
+            Operation::StoreSum => store_reads::aggregate(call, AggregateFunction::Sum),
+            Operation::StoreAvg => store_reads::aggregate(call, AggregateFunction::Avg),
+            Operation::StoreMin => store_reads::aggregate(call, AggregateFunction::Min),
+            Operation::StoreMax => store_reads::aggregate(call, AggregateFunction::Max),
+            Operation::StoreGroupBy => store_reads::group_by(call),
+            Operation::StoreRunQuery => store_reads::run_query(call),
+            Operation::StoreExplain => store_reads::explain(call),
+            Operation::StoreSubscribe => self.subscriptions.subscribe(call, &self.sink),
+            Operation::StoreUnsubscribe => self.subscriptions.unsubscribe(call),
+            Operation::StoreBuckets => Ok(store_admin::buckets(call)),
+            Operation::StoreStats => store_admin::stats(call),
+            Operation::StoreDefineBucket => store_admin::define_bucket(call),
+            Operation::StoreDropBucket => store_admin::drop_bucket(call),
+            Operation::StoreUpdateBucket => store_admin::update_bucket(call),
+            Operation::StoreGetBucketSchema => store_admin::get_bucket_schema(call),
+            Operation::StoreDefineQuery => store_admin::define_query(call),
+            Operation::StoreUndefineQuery => store_admin::undefine_query(call),
+            Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
+        }
+    }
+}
+
+/// One request on its way through a handler.
+struct Call<'c, 'a> {
+    context: &'c Arc<HandlerContext>,
+    id: Number,
+    fields: &'c Fields<'a>,
+}
+
+impl Call<'_, '_> {
+    fn encoder(&self) -> Encoder {
+        Encoder {
+            id: self.id,
+            max_bytes: self.context.max_result_bytes,
+        }
+    }
+
+    /// Gives an operation its place in the order of commits.
+    fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
+        Ok(Handled::Pending(PendingAnswer {
+            commit: self.context.store.submit(operation)?,
+            success,
+            encoder: self.encoder(),
+            expose_details: self.context.expose_error_details,
+        }))
+    }
+
+    /// An answer of any shape.
+    fn json(&self, data: &impl Serialize) -> Result<Handled, Failure> {
+        let data = serde_json::to_vec(data).map_err(|error| {
+            tracing::error!(%error, "an answer could not be encoded");
+            Failure::internal()
+        })?;
+        Ok(Handled::Answer(self.encoder().json(Some(&data))?))
+    }
+}
+
+/// Names with a leading underscore are the server's own, whatever they name.
+fn deny_reserved(name: &str) -> Result<(), Failure> {
+    if name.starts_with('_') {
+        return Err(Failure::new(
+            ErrorCode::Forbidden,
+            format!("Cannot access system bucket \"{name}\" directly"),
+        ));
+    }
+    Ok(())
+}
+
+/// A bucket that a client may name.
+fn client_bucket(name: &str) -> Result<BucketName, Failure> {
+    deny_reserved(name)?;
+    Ok(BucketName::from(name))
+}
+
+/// A filter, a definition or the like that is malformed.
+fn invalid(what: impl Into<String>, issues: Vec<Issue>) -> Failure {
+    StoreError::Invalid { what: what.into(), issues }.into()
+}

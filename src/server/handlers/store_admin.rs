@@ -1,0 +1,168 @@
+//! Buckets and queries: defining, describing and removing them, and the statistics.
+
+use std::sync::Arc;
+
+use super::answer::{Handled, Success};
+use super::failure::Failure;
+use super::{Call, client_bucket, deny_reserved, fields, invalid};
+use crate::protocol::json::{write_object, write_text};
+use crate::protocol::{BucketName, Number, QueryName, message};
+use crate::store::query::QueryDefinition;
+use crate::store::state::{BucketDefinition, QueryEntry, QueryKind};
+use crate::store::{Operation, StoreError};
+
+/// `store.buckets`.
+pub(super) fn buckets(call: &Call<'_, '_>) -> Handled {
+    let snapshot = call.context.store.snapshot();
+    let visible: Vec<_> = snapshot.bucket_names().filter(|name| !name.is_reserved()).collect();
+    let bytes = visible.iter().map(|name| name.as_str().len() + 3).sum::<usize>();
+    Handled::Answer(message::result_with(call.id, 32 + bytes, |out| {
+        out.extend_from_slice(b"{\"count\":");
+        Number::from(visible.len() as u64).write(out);
+        out.extend_from_slice(b",\"names\":[");
+        for (at, name) in visible.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_text(out, name.as_str());
+        }
+        out.extend_from_slice(b"]}");
+    }))
+}
+
+/// `store.stats`.
+pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let mut stats = call.context.store.stats();
+    let visible = |name: &BucketName| !name.is_reserved();
+    stats.buckets.names.retain(visible);
+    stats.buckets.count = stats.buckets.names.len();
+    for counts in [&mut stats.records, &mut stats.indexes] {
+        counts.per_bucket.retain(|name, _| visible(name));
+        counts.total = counts.per_bucket.values().sum();
+    }
+    call.json(&stats)
+}
+
+/// `store.defineBucket`.
+pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = fields::text(call.fields, "name")?;
+    let config = fields::object(call.fields, "config")?;
+    let name = client_bucket(&name)?;
+    if call.context.store.snapshot().bucket(name.as_str()).is_ok() {
+        return Err(StoreError::BucketAlreadyExists(name).into());
+    }
+    let definition = BucketDefinition::parse(&config).map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
+    let success = Success::Prepared(call.encoder().named(name.as_str(), "created"));
+    let definition = Arc::new(definition);
+    call.submit(Operation::DefineBucket { name, definition }, success)
+}
+
+/// `store.updateBucket`.
+pub(super) fn update_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = fields::text(call.fields, "name")?;
+    let updates = fields::object(call.fields, "updates")?;
+    let name = client_bucket(&name)?;
+    let success = Success::Prepared(call.encoder().named(name.as_str(), "updated"));
+    call.submit(Operation::UpdateBucket { name, updates }, success)
+}
+
+/// `store.dropBucket`.
+pub(super) fn drop_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = client_bucket(&fields::text(call.fields, "name")?)?;
+    let success = Success::Prepared(call.encoder().named(name.as_str(), "dropped"));
+    call.submit(Operation::DropBucket { name }, success)
+}
+
+/// `store.getBucketSchema`.
+pub(super) fn get_bucket_schema(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = client_bucket(&fields::text(call.fields, "name")?)?;
+    let snapshot = call.context.store.snapshot();
+    let Ok(bucket) = snapshot.bucket(name.as_str()) else {
+        return Err(StoreError::BucketDoesNotExist(name).into());
+    };
+    Ok(Handled::Answer(message::result_with(call.id, 512, |out| {
+        out.extend_from_slice(b"{\"name\":");
+        write_text(out, name.as_str());
+        out.extend_from_slice(b",\"config\":");
+        write_object(out, bucket.definition().config());
+        out.push(b'}');
+    })))
+}
+
+/// `store.defineQuery`.
+pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = fields::text(call.fields, "name")?;
+    let config = fields::object(call.fields, "config")?;
+    deny_reserved(&name)?;
+    let name = QueryName::from(&*name);
+    let snapshot = call.context.store.snapshot();
+    // Without a bucket the definition is malformed, and its issues say so.
+    if let Some(bucket) = config
+        .get("bucket")
+        .and_then(serde_json::Value::as_str)
+        .filter(|bucket| !bucket.is_empty())
+    {
+        deny_reserved(bucket)?;
+        snapshot.bucket(bucket)?;
+    }
+    if snapshot.query(name.as_str()).is_ok() {
+        return Err(StoreError::QueryAlreadyDefined(name).into());
+    }
+    let definition = QueryDefinition::parse(&config).map_err(|issues| invalid(format!("definition of query \"{name}\""), issues))?;
+    let success = Success::Prepared(call.encoder().named(name.as_str(), "defined"));
+    let definition = Arc::new(definition);
+    call.submit(Operation::DefineQuery { name, definition }, success)
+}
+
+/// `store.undefineQuery`.
+pub(super) fn undefine_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let name = fields::text(call.fields, "name")?;
+    deny_reserved(&name)?;
+    let name = QueryName::from(&*name);
+    let success = Success::Prepared(call.encoder().named(name.as_str(), "undefined"));
+    call.submit(Operation::UndefineQuery { name }, success)
+}
+
+/// `store.listQueries`.
+pub(super) fn list_queries(call: &Call<'_, '_>) -> Handled {
+    let snapshot = call.context.store.snapshot();
+    let visible = snapshot
+        .queries()
+        .filter(|(name, entry)| !name.is_reserved() && !source(entry).is_some_and(BucketName::is_reserved));
+    Handled::Answer(message::result_with(call.id, 512, |out| {
+        out.extend_from_slice(b"{\"queries\":[");
+        for (at, (name, entry)) in visible.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_query(out, name, entry);
+        }
+        out.extend_from_slice(b"]}");
+    }))
+}
+
+/// The bucket behind a query, as far as it is known.
+fn source(entry: &QueryEntry) -> Option<&BucketName> {
+    match &entry.kind {
+        QueryKind::Declarative(definition) => Some(definition.bucket()),
+        QueryKind::Programmatic(_) => None,
+    }
+}
+
+fn write_query(out: &mut Vec<u8>, name: &QueryName, entry: &QueryEntry) {
+    let (kind, config) = match &entry.kind {
+        QueryKind::Declarative(definition) => ("declarative", Some(definition.config())),
+        QueryKind::Programmatic(_) => ("programmatic", None),
+    };
+    out.extend_from_slice(b"{\"name\":");
+    write_text(out, name.as_str());
+    out.extend_from_slice(b",\"type\":");
+    write_text(out, kind);
+    out.extend_from_slice(b",\"activeSubscriptions\":");
+    Number::from(entry.active_subscriptions() as u64).write(out);
+    if let Some(config) = config {
+        out.extend_from_slice(b",\"config\":");
+        write_object(out, config);
+    }
+    out.push(b'}');
+}

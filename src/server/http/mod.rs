@@ -1,0 +1,8 @@
+//! The HTTP side of the listener: it upgrades to WebSocket, and tells everybody else at once that there is nothing
+//! else here.
+
+mod handshake;
+mod upgrade;
+
+pub(crate) use handshake::shake_hands;
+pub(crate) use upgrade::Endpoint;

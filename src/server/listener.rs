@@ -1,0 +1,246 @@
+//! The listener: takes sockets, has them upgraded, and hands them to the connections.
+//!
+//! It answers for three things: a socket that says nothing costs a bounded time, sockets that are not connections
+//! yet are bounded in number, and no error of `accept` ends it or makes it spin.
+
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connection::{Connections, Sessions};
+use super::http::{Endpoint, shake_hands};
+
+/// Connections that the system keeps for us until they are accepted. A storm of reconnecting clients fits in.
+const BACKLOG: u32 = 4096;
+
+/// How long nothing is accepted after the system had no room for another socket.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether new sockets are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GateState {
+    Open,
+    /// Asked to close; the listening socket may still be there.
+    Closing,
+    /// The listening socket is gone.
+    Closed,
+}
+
+/// Owns the listening socket, so that it outlives a restart of the listener and goes when the server stops.
+pub(crate) struct Gate {
+    socket: Mutex<Option<Arc<TcpListener>>>,
+    state: watch::Sender<GateState>,
+    local_address: SocketAddr,
+}
+
+impl Gate {
+    /// Listens on the first address of `host` that can be bound.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn open(host: &str, port: u16) -> io::Result<Self> {
+        let socket = bind(host, port).await?;
+        let local_address = socket.local_addr()?;
+        Ok(Self {
+            socket: Mutex::new(Some(Arc::new(socket))),
+            state: watch::Sender::new(GateState::Open),
+            local_address,
+        })
+    }
+
+    /// The address listened on, with the real port.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.local_address
+    }
+
+    /// Stops listening. When it returns, new connects are refused; handshakes that have begun go on.
+    pub(crate) async fn close(&self) {
+        // In this order: whoever lets go of the socket from here on says so.
+        self.state.send_replace(GateState::Closing);
+        let Some(socket) = self.socket.lock().take() else { return };
+        if Arc::into_inner(socket).is_some() {
+            self.state.send_replace(GateState::Closed);
+        }
+        let closed = self.state.subscribe().wait_for(|state| *state == GateState::Closed).await.is_ok();
+        debug_assert!(closed, "the sender lives in self");
+    }
+
+    /// The listening socket, unless it is closed.
+    fn use_socket(&self) -> Option<SocketInUse<'_>> {
+        let socket = self.socket.lock().clone()?;
+        Some(SocketInUse {
+            socket: Some(socket),
+            gate: self,
+        })
+    }
+}
+
+/// The listening socket in the hands of the listener. However it lets go of it, whoever closes the gate learns it.
+struct SocketInUse<'a> {
+    /// None only while it is dropped.
+    socket: Option<Arc<TcpListener>>,
+    gate: &'a Gate,
+}
+
+impl SocketInUse<'_> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match &self.socket {
+            Some(socket) => socket.accept().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for SocketInUse<'_> {
+    fn drop(&mut self) {
+        self.socket = None;
+        self.gate.state.send_if_modified(|state| {
+            let closing = *state == GateState::Closing;
+            if closing {
+                *state = GateState::Closed;
+            }
+            closing
+        });
+    }
+}
+
+async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last_error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // A server that is started again must not wait for the sockets of its predecessor.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// What the listener works with.
+pub(crate) struct Reception<N> {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) handshake_timeout: Duration,
+    /// Sockets whose handshake is not complete, at most.
+    pub(crate) handshakes_max: usize,
+    pub(crate) connections: Connections<N>,
+}
+
+impl<N: Sessions> Reception<N> {
+    /// Makes a connection of a socket, unless it wants something else or takes too long.
+    async fn receive(&self, stream: TcpStream, peer: SocketAddr, supervisor: &ActorCell) {
+        // Answers are small and go out once per batch: nothing is gained by waiting for more.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a socket was gone before it was accepted");
+            return;
+        }
+        let registry = &self.connections.registry;
+        let handshake = shake_hands(stream, &self.endpoint, registry);
+        // A request that comes too slowly is not worth an answer.
+        let Ok(Some(upgraded)) = tokio::time::timeout(self.handshake_timeout, handshake).await else {
+            return;
+        };
+        self.connections
+            .begin(supervisor, upgraded.stream, upgraded.already_read, upgraded.seat, peer.ip())
+            .await;
+    }
+}
+
+/// Accepts sockets. It keeps nothing itself: when it is restarted, it goes on with the same listening socket, and
+/// only the handshakes that were under way are lost.
+pub(crate) struct ListenerActor<N>(PhantomData<fn() -> N>);
+
+impl<N> ListenerActor<N> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// Asks the [`ListenerActor`] to begin.
+pub(crate) struct Listen;
+
+/// What a [`ListenerActor`] is started with.
+pub(crate) struct ListenerArguments<N> {
+    pub(crate) reception: Arc<Reception<N>>,
+    /// The parent of the connections.
+    pub(crate) supervisor: ActorCell,
+}
+
+impl<N: Sessions> Actor for ListenerActor<N> {
+    type Msg = Listen;
+    type State = ListenerArguments<N>;
+    type Arguments = ListenerArguments<N>;
+
+    async fn pre_start(&self, myself: ActorRef<Listen>, arguments: ListenerArguments<N>) -> Result<Self::State, ActorProcessingErr> {
+        myself.send_message(Listen)?;
+        Ok(arguments)
+    }
+
+    async fn handle(&self, _: ActorRef<Listen>, _: Listen, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        let mut handshakes = JoinSet::new();
+        accept_until_closed(state, &mut handshakes).await;
+        // Upgrades that are still completed are told to go away by the registry.
+        while handshakes.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshakes: &mut JoinSet<()>) {
+    let gate = &state.reception.gate;
+    let Some(socket) = gate.use_socket() else { return };
+    let mut gate_state = gate.state.subscribe();
+    loop {
+        tokio::select! {
+            () = closing(&mut gate_state) => break,
+            Some(ended) = handshakes.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a handshake failed; the listener goes on");
+                }
+            }
+            accepted = socket.accept() => match accepted {
+                Ok((stream, peer)) if handshakes.len() < state.reception.handshakes_max => {
+                    let (reception, supervisor) = (Arc::clone(&state.reception), state.supervisor.clone());
+                    handshakes.spawn(async move { reception.receive(stream, peer, &supervisor).await });
+                }
+                Ok((_, peer)) => tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way"),
+                Err(error) => pause_after(&error).await,
+            },
+        }
+    }
+}
+
+async fn closing(state: &mut watch::Receiver<GateState>) {
+    // Where the gate itself is gone, so is the server.
+    let _ = state.wait_for(|state| *state != GateState::Open).await;
+}
+
+/// Errors of a single connection are over with it. Others mean that the system has no room: trying again at once
+/// would only make it worse.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+        tracing::debug!(%error, "a connection ended before it was accepted");
+    } else {
+        tracing::warn!(%error, "no connection can be accepted at present");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}

@@ -1,0 +1,211 @@
+//! The server: the only layer that knows sockets and sessions.
+//!
+//! ```no_run
+//! use noex_server::server::{Config, NoexServer};
+//!
+//! # async fn run() -> Result<(), noex_server::server::StartError> {
+//! let server = NoexServer::start(Config { port: 0, ..Config::default() }).await?;
+//! println!("listening on {}", server.local_addr());
+//! server.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bootstrap;
+pub mod config;
+mod connection;
+mod error;
+mod handlers;
+mod http;
+mod listener;
+mod shutdown;
+#[cfg(test)]
+mod socket_tests;
+mod supervisor;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ractor::ActorCell;
+use tokio::sync::{OnceCell, Semaphore, watch};
+
+pub use config::Config;
+pub use error::StartError;
+
+use self::connection::heartbeat::HeartbeatQueue;
+use self::connection::registry::Registry;
+use self::connection::{Connections, Limits, StoreSessions};
+use self::handlers::HandlerContext;
+use self::http::Endpoint;
+use self::listener::{Gate, Reception};
+use crate::store::Store;
+
+/// A server that listens. Dropping it ends it at once: connections are cut off, acknowledged writes are kept.
+pub struct NoexServer {
+    store: Store,
+    store_owner: StoreOwner,
+    gate: Arc<Gate>,
+    registry: Arc<Registry>,
+    root: ActorCell,
+    grace: Duration,
+    /// Becomes true when the grace period is to end at once.
+    hurry: watch::Sender<bool>,
+    stopped: OnceCell<()>,
+}
+
+/// Who closes the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreOwner {
+    /// The server has opened it and closes it when it stops.
+    Server,
+    /// The program that embeds the server goes on using it.
+    Embedder,
+}
+
+impl NoexServer {
+    /// Opens the store of the configuration, defines the configured buckets and queries, and listens.
+    ///
+    /// # Errors
+    /// Where the configuration, the storage or the address does not allow it.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        // Bound first: a second server on the same port must not touch the data.
+        let gate = open_gate(&config).await?;
+        let store = bootstrap::open_store(&config).await?;
+        Self::run(config, store, StoreOwner::Server, gate).await
+    }
+
+    /// Serves a store that the program uses itself. `config.storage` counts for nothing; the configured buckets and
+    /// queries are defined as by [`NoexServer::start`]. Stopping the server leaves the store open.
+    ///
+    /// # Errors
+    /// Where the configuration or the address does not allow it.
+    pub async fn start_with(config: Config, store: Store) -> Result<Self, StartError> {
+        config.check()?;
+        let gate = open_gate(&config).await?;
+        Self::run(config, store, StoreOwner::Embedder, gate).await
+    }
+
+    async fn run(config: Config, store: Store, store_owner: StoreOwner, gate: Gate) -> Result<Self, StartError> {
+        bootstrap::apply_definitions(&store, &config).await?;
+        let gate = Arc::new(gate);
+        let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
+        let context = Arc::new(handler_context(store.clone(), &config));
+        let reception = Reception {
+            gate: Arc::clone(&gate),
+            endpoint: Endpoint::from(&config),
+            handshake_timeout: config.connection_limits.handshake_timeout,
+            // As many again as there may be connections: a storm that fills all seats gets in at once.
+            handshakes_max: config.max_connections,
+            connections: Connections {
+                sessions: StoreSessions(context),
+                registry: Arc::clone(&registry),
+                heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
+                limits: Limits::from(&config),
+            },
+        };
+        let root = supervisor::start(Arc::new(reception))
+            .await
+            .map_err(|error| StartError::Internal(error.into()))?;
+        tracing::info!(address = %gate.local_address(), path = config.path, "listening");
+        Ok(Self {
+            store,
+            store_owner,
+            gate,
+            registry,
+            root,
+            grace: config.shutdown.grace_period,
+            hurry: watch::Sender::new(false),
+            stopped: OnceCell::new(),
+        })
+    }
+
+    /// The address listened on, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.gate.local_address()
+    }
+
+    /// The number of live connections.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// The store that is served.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Stops: nobody new is let in, clients are told and served during the configured grace period, what is in
+    /// flight is answered, and everybody who is left is closed with 1001. Returns when all is on disk. Calling it
+    /// again, or while it runs, waits for the same end.
+    pub async fn stop(&self) {
+        self.stopped.get_or_init(|| self.stop_after(self.grace)).await;
+    }
+
+    /// Stops without a grace period, or ends the one that is running. What is in flight is still answered.
+    pub async fn stop_now(&self) {
+        self.hurry.send_replace(true);
+        self.stopped.get_or_init(|| self.stop_after(Duration::ZERO)).await;
+    }
+
+    async fn stop_after(&self, grace: Duration) {
+        shutdown::drain(&self.gate, &self.registry, grace, self.hurry.subscribe()).await;
+        self.root.kill();
+        self.registry.emptied().await;
+        if self.store_owner == StoreOwner::Server
+            && let Err(error) = self.store.close().await
+        {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+impl Drop for NoexServer {
+    fn drop(&mut self) {
+        self.root.kill();
+    }
+}
+
+impl fmt::Debug for NoexServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoexServer")
+            .field("local_addr", &self.local_addr())
+            .field("connections", &self.connection_count())
+            .finish_non_exhaustive()
+    }
+}
+
+fn handler_context(store: Store, config: &Config) -> HandlerContext {
+    let limits = &config.connection_limits;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    HandlerContext {
+        store,
+        max_subscriptions_per_connection: limits.max_subscriptions_per_connection,
+        max_total_subscriptions: limits.max_total_subscriptions,
+        total_subscriptions: Arc::default(),
+        max_bulk_records: limits.max_bulk_records,
+        max_result_bytes: limits.max_result_bytes,
+        expose_error_details: config.expose_error_details,
+        // They run on threads of their own: more than there are cores would only get in each other's way.
+        long_reads: Arc::new(Semaphore::new(cores)),
+    }
+}
+
+async fn open_gate(config: &Config) -> Result<Gate, StartError> {
+    let bind_error = |source| StartError::Bind {
+        address: format!("{}:{}", config.host, config.port),
+        source,
+    };
+    Gate::open(&config.host, config.port).await.map_err(bind_error)
+}
+
+/// Milliseconds since 1970 on the wall clock.
+pub(crate) fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,344 @@
+//! Listener, supervision and shutdown over real sockets, with sessions that answer when the test says so.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use ractor::ActorCell;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::connection::fake_session::{Script, answer};
+use super::connection::heartbeat::HeartbeatQueue;
+use super::connection::registry::Registry;
+use super::connection::{Connections, Limits};
+use super::listener::{Gate, Reception};
+use super::{Config, shutdown, supervisor};
+
+type Client = WebSocketStream<TcpStream>;
+
+/// A server without a store.
+struct TestServer {
+    gate: Arc<Gate>,
+    registry: Arc<Registry>,
+    script: Arc<Script>,
+    root: ActorCell,
+    hurry: watch::Sender<bool>,
+}
+
+impl TestServer {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config {
+            path: "/ws".to_owned(),
+            ..Config::default()
+        };
+        change(&mut config);
+        let gate = Arc::new(Gate::open("127.0.0.1", 0).await.expect("a free port"));
+        let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
+        let script = Arc::new(Script::default());
+        let connections = Connections {
+            sessions: Arc::clone(&script),
+            registry: Arc::clone(&registry),
+            heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
+            limits: Limits::from(&config),
+        };
+        let reception = Reception {
+            gate: Arc::clone(&gate),
+            endpoint: (&config).into(),
+            handshake_timeout: config.connection_limits.handshake_timeout,
+            handshakes_max: config.max_connections,
+            connections,
+        };
+        let root = supervisor::start(Arc::new(reception)).await.expect("the tree starts");
+        Self {
+            gate,
+            registry,
+            script,
+            root,
+            hurry: watch::Sender::new(false),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.gate.local_address()
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address()).await.expect("the server listens")
+    }
+
+    async fn try_connect(&self) -> Result<Client, Error> {
+        let stream = TcpStream::connect(self.address()).await?;
+        Ok(tokio_tungstenite::client_async(format!("ws://{}/ws", self.address()), stream)
+            .await?
+            .0)
+    }
+
+    /// A connection whose welcome has been read.
+    async fn connect(&self) -> Client {
+        let mut client = self.try_connect().await.expect("the upgrade goes ahead");
+        let welcome = client.next().await.expect("a welcome").expect("a sound frame");
+        assert!(
+            welcome.to_text().is_ok_and(|text| text.contains(r#""type":"welcome""#)),
+            "{welcome}"
+        );
+        client
+    }
+
+    /// Sends the text of an HTTP request and reads up to the end of the stream.
+    async fn http(&self, request: &str) -> String {
+        let mut stream = self.tcp().await;
+        stream.write_all(request.as_bytes()).await.expect("the stream is open");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("the server ends it");
+        response
+    }
+
+    async fn stop(&self, grace: Duration) {
+        shutdown::drain(&self.gate, &self.registry, grace, self.hurry.subscribe()).await;
+    }
+
+    /// Waits until the server has noticed that nobody is there.
+    async fn emptied(&self) {
+        timeout(Duration::from_secs(5), self.registry.emptied())
+            .await
+            .expect("every seat is given back");
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.root.kill();
+    }
+}
+
+async fn request(client: &mut Client, id: i64, name: &str) {
+    client
+        .send(Message::text(format!("{{\"id\":{id},\"type\":\"{name}\"}}")))
+        .await
+        .expect("the connection is open");
+}
+
+async fn text(client: &mut Client) -> String {
+    let message = client.next().await.expect("the connection is open").expect("a sound frame");
+    let Message::Text(text) = message else {
+        panic!("{message:?} is no text")
+    };
+    text.as_str().to_owned()
+}
+
+/// Asks something and waits for the answer.
+async fn check_served(client: &mut Client) {
+    request(client, 7, "store.get").await;
+    assert_eq!(text(client).await.as_bytes(), answer(7));
+}
+
+async fn close_code(client: &mut Client) -> (u16, String) {
+    let message = client.next().await.expect("a close frame").expect("a sound frame");
+    let Message::Close(Some(frame)) = message else {
+        panic!("{message:?} is no close frame with a code")
+    };
+    (frame.code.into(), frame.reason.as_str().to_owned())
+}
+
+#[tokio::test]
+async fn plain_requests_are_answered_at_once() {
+    let server = TestServer::start(|_| ()).await;
+    let response = server.http("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n").await.to_lowercase();
+    assert!(response.starts_with("http/1.1 426 "), "{response}");
+    assert!(response.contains("\r\nupgrade: websocket\r\n"), "{response}");
+    assert!(response.contains("\r\nconnection: upgrade, close\r\n"), "{response}");
+    for target in ["/", "/healthz", "/ws/"] {
+        let response = server
+            .http(&format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"))
+            .await;
+        assert!(response.starts_with("HTTP/1.1 404 "), "{target}: {response}");
+        assert!(response.contains("\r\nconnection: close\r\n"), "{target}: {response}");
+    }
+    assert!(server.http("nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    server.emptied().await;
+}
+
+#[tokio::test]
+async fn frames_that_are_sent_along_with_the_upgrade_are_not_lost() {
+    let server = TestServer::start(|_| ()).await;
+    let mut stream = server.tcp().await;
+    let head = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let payload = br#"{"id":9,"type":"store.get"}"#;
+    let frame = [&[0x81, 0x80 | payload.len() as u8, 0, 0, 0, 0], &payload[..]].concat();
+    stream
+        .write_all(&[head.as_bytes(), &frame].concat())
+        .await
+        .expect("the stream is open");
+    let mut received = Vec::new();
+    while !received.ends_with(&answer(9)) {
+        assert!(
+            stream.read_buf(&mut received).await.expect("the stream is open") > 0,
+            "{}",
+            received.escape_ascii()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_request_too_slowly_is_dropped() {
+    let server = TestServer::start(|config| config.connection_limits.handshake_timeout = Duration::from_millis(50)).await;
+    let mut stream = server.tcp().await;
+    stream.write_all(b"GET /ws HTTP/1.1\r\nHost:").await.expect("the stream is open");
+    let mut received = Vec::new();
+    let ended = timeout(Duration::from_secs(5), stream.read_to_end(&mut received))
+        .await
+        .expect("the server ends it");
+    assert!(ended.is_err() || received.is_empty(), "{}", received.escape_ascii());
+}
+
+#[tokio::test]
+async fn beyond_the_limit_upgrades_are_refused_with_503_until_somebody_leaves() {
+    let server = TestServer::start(|config| config.max_connections = 1).await;
+    let first = server.connect().await;
+    match server.try_connect().await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    server.emptied().await;
+    check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_an_address_a_socket_is_closed_without_a_welcome() {
+    let server = TestServer::start(|config| config.max_connections_per_ip = Some(1)).await;
+    let mut first = server.connect().await;
+    for _ in 0..2 {
+        let mut second = server.try_connect().await.expect("the upgrade goes ahead");
+        assert_eq!(close_code(&mut second).await, (4003, "too_many_connections".to_owned()));
+    }
+    check_served(&mut first).await;
+    drop(first);
+    server.emptied().await;
+    check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_crashes_leaves_nothing_behind_and_harms_nobody() {
+    let server = TestServer::start(|config| config.max_connections_per_ip = Some(2)).await;
+    let (mut crashing, mut other) = (server.connect().await, server.connect().await);
+    request(&mut crashing, 1, "panic").await;
+    assert!(crashing.next().await.is_none_or(|message| message.is_err()), "it is cut off");
+    check_served(&mut other).await;
+    while server.registry.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.script.open.load(Ordering::Acquire), 1);
+    check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn every_part_of_the_server_comes_back_after_it_was_killed() {
+    let server = TestServer::start(|_| ()).await;
+    for _ in 0..2 {
+        let children = server.root.get_children();
+        assert_eq!(children.len(), 3);
+        for child in children {
+            child.kill();
+        }
+        // A socket that is accepted while the connections have no supervisor is dropped: the client tries again.
+        let mut client = loop {
+            if let Ok(mut client) = server.try_connect().await
+                && let Some(Ok(Message::Text(_))) = client.next().await
+                && server.root.get_children().len() == 3
+            {
+                break client;
+            }
+            tokio::task::yield_now().await;
+        };
+        check_served(&mut client).await;
+        drop(client);
+        server.emptied().await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_server_drops_its_connections_and_stops_listening() {
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.connect().await;
+    let registry = Arc::clone(&server.registry);
+    let address = server.address();
+    drop(server);
+    assert!(client.next().await.is_none_or(|message| message.is_err()));
+    timeout(Duration::from_secs(5), registry.emptied())
+        .await
+        .expect("every seat is given back");
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_tells_everybody_serves_on_and_closes_with_1001() {
+    let server = TestServer::start(|_| ()).await;
+    let (mut first, mut second) = (server.connect().await, server.connect().await);
+    let stop = server.stop(Duration::from_millis(300));
+    let clients = async {
+        for client in [&mut first, &mut second] {
+            assert_eq!(text(client).await, r#"{"type":"system","event":"shutdown","gracePeriodMs":300}"#);
+        }
+        assert!(TcpStream::connect(server.address()).await.is_err(), "nobody new is let in");
+        check_served(&mut first).await;
+        for client in [&mut first, &mut second] {
+            assert_eq!(close_code(client).await, (1001, "server_shutdown".to_owned()));
+            assert!(client.next().await.is_none(), "the closing handshake completes");
+        }
+    };
+    tokio::join!(stop, clients);
+    assert_eq!(server.registry.len(), 0);
+}
+
+#[tokio::test]
+async fn a_server_stops_as_soon_as_the_last_client_has_left() {
+    let server = TestServer::start(|_| ()).await;
+    server.stop(Duration::from_secs(3600)).await;
+
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.connect().await;
+    let stop = server.stop(Duration::from_secs(3600));
+    let leave = async {
+        text(&mut client).await;
+        drop(client);
+    };
+    tokio::join!(stop, leave);
+}
+
+#[tokio::test]
+async fn a_grace_period_can_be_cut_short() {
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.connect().await;
+    let stop = server.stop(Duration::from_secs(3600));
+    let hurry = async {
+        text(&mut client).await;
+        server.hurry.send_replace(true);
+        assert_eq!(close_code(&mut client).await.0, 1001);
+        assert!(client.next().await.is_none());
+    };
+    tokio::join!(stop, hurry);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_completes_after_the_stop_has_begun_is_closed_with_1001() {
+    let server = TestServer::start(|_| ()).await;
+    let stream = server.tcp().await;
+    // The listener has the socket once a later one is served.
+    drop(server.connect().await);
+    server.emptied().await;
+    server.stop(Duration::ZERO).await;
+    let late = tokio_tungstenite::client_async(format!("ws://{}/ws", server.address()), stream).await;
+    let mut late = late.expect("the upgrade goes ahead").0;
+    assert_eq!(close_code(&mut late).await, (1001, "server_shutdown".to_owned()));
+}
