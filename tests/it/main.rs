@@ -1,7 +1,16 @@
-//! The tests of the whole: the store through its public handles.
+//! The tests of the whole: the store through its public handles, and the built server over real sockets and files.
 //!
 //! One binary, because linking is the slow part of an integration test.
 #![expect(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
 
+mod support;
+
+mod cli;
+mod durability;
+mod http;
+mod live_queries;
 mod live_views;
 mod model;
+mod readme;
+mod tidy;
+mod vectors;

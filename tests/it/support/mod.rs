@@ -1,0 +1,8 @@
+//! What the tests share: the server as a process, a client, and the matchers of the protocol vectors.
+
+mod client;
+pub mod matcher;
+mod server;
+
+pub use client::{Ended, OpenError, TestClient};
+pub use server::{Site, TestServer};
