@@ -159,16 +159,32 @@ impl StoreBuilder {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(self) -> Result<Store, OpenError> {
-        let start = |reason: &dyn std::fmt::Display| OpenError::Start(reason.to_string());
         let place = self.place.clone();
         let opened = tokio::task::spawn_blocking(move || open_place(&place))
             .await
-            .map_err(|error| start(&error))??;
-        let persistent = matches!(self.place, Place::Disk { .. });
+            .map_err(|error| cannot_start(&error))??;
+        self.start(opened).await
+    }
+
+    /// Opens an empty store over a durability of the test's own.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[cfg(test)]
+    pub(super) async fn open_with(self, durability: Box<dyn Durability>) -> Result<Store, OpenError> {
+        self.start(Opened {
+            state: State::default(),
+            durability: Some((durability, None)),
+        })
+        .await
+    }
+
+    async fn start(self, opened: Opened) -> Result<Store, OpenError> {
+        let persistent = opened.durability.is_some();
         let retry = self.limits.ttl_check_interval;
         let shared = Arc::new(Shared::new(self.name, opened.state, self.limits, self.clock, persistent));
         let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| start(&error))?;
+        getrandom::fill(&mut seed).map_err(|error| cannot_start(&error))?;
 
         // The disk thread reports to the actor, which needs the thread to begin with: the address comes later.
         let address = Arc::new(std::sync::OnceLock::<ractor::ActorRef<StoreMessage>>::new());
@@ -181,7 +197,7 @@ impl StoreBuilder {
                         let _ = actor.cast(StoreMessage::Disk(report));
                     }
                 };
-                Some(Disk::start(durability, interval, report).map_err(|error| start(&error))?)
+                Some(Disk::start(durability, interval, report).map_err(|error| cannot_start(&error))?)
             }
             None => None,
         };
@@ -190,11 +206,17 @@ impl StoreBuilder {
             disk,
             seeds: ChaCha8Rng::from_seed(seed),
         };
-        let (actor, _) = Actor::spawn(None, StoreActor, arguments).await.map_err(|error| start(&error))?;
+        let (actor, _) = Actor::spawn(None, StoreActor, arguments)
+            .await
+            .map_err(|error| cannot_start(&error))?;
         // Nothing was reported before: the thread speaks only when spoken to.
         let _ = address.set(actor.clone());
         Ok(Store::new(shared, actor, retry))
     }
+}
+
+fn cannot_start(reason: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Start(reason.to_string())
 }
 
 struct Opened {

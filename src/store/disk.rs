@@ -30,7 +30,7 @@ pub(super) enum DiskReport {
     /// A group is as durable as the level promises.
     Appended,
     /// The disk failed; nothing is stored any more.
-    Failed(DurabilityError),
+    Failed(String),
     /// Everything is on disk and closed.
     Closed,
 }
@@ -46,10 +46,11 @@ impl Disk {
         report: impl Fn(DiskReport) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (jobs, inbox) = channel();
+        let report = Reporter(Box::new(report));
         let worker = Worker {
             durability,
             sync_every,
-            report: Box::new(report),
+            report,
             unsynced_since: None,
         };
         let thread = std::thread::Builder::new()
@@ -83,10 +84,31 @@ impl Drop for Disk {
     }
 }
 
+/// Tells the actor, also where the thread panics: nobody must wait for ever for a thread that is gone.
+struct Reporter(Box<dyn Fn(DiskReport) + Send>);
+
+impl Reporter {
+    fn say(&self, report: DiskReport) {
+        (self.0)(report);
+    }
+
+    fn failed(&self, error: &DurabilityError) {
+        self.say(DiskReport::Failed(error.to_string()));
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.say(DiskReport::Failed("the disk thread panicked".to_owned()));
+        }
+    }
+}
+
 struct Worker {
     durability: Box<dyn Durability>,
     sync_every: Option<Duration>,
-    report: Box<dyn Fn(DiskReport) + Send>,
+    report: Reporter,
     unsynced_since: Option<Instant>,
 }
 
@@ -100,7 +122,7 @@ impl Worker {
                     let done = self.sync_if_due().and_then(|()| self.durability.tidy());
                     match done {
                         Ok(more) => more_to_tidy = more,
-                        Err(error) => return (self.report)(DiskReport::Failed(error)),
+                        Err(error) => return self.report.failed(&error),
                     }
                     continue;
                 }
@@ -110,13 +132,16 @@ impl Worker {
                 Job::Append(batch) => {
                     more_to_tidy |= !batch.dropped.is_empty();
                     if let Err(error) = self.append(&batch) {
-                        return (self.report)(DiskReport::Failed(error));
+                        return self.report.failed(&error);
                     }
-                    (self.report)(DiskReport::Appended);
+                    self.report.say(DiskReport::Appended);
                 }
                 Job::Close => {
                     let closed = self.durability.sync().and_then(|()| self.durability.close());
-                    return (self.report)(closed.map_or_else(DiskReport::Failed, |()| DiskReport::Closed));
+                    return match closed {
+                        Ok(()) => self.report.say(DiskReport::Closed),
+                        Err(error) => self.report.failed(&error),
+                    };
                 }
             }
         }

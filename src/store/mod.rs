@@ -35,6 +35,8 @@ mod disk;
 pub mod durability;
 mod error;
 mod events;
+#[cfg(test)]
+mod fault_tests;
 mod handle;
 mod inbox;
 pub mod query;

@@ -230,7 +230,7 @@ impl StoreState {
                 }
                 self.flush();
             }
-            DiskReport::Failed(error) => self.fail(error.to_string()),
+            DiskReport::Failed(reason) => self.fail(reason),
             DiskReport::Closed => {
                 self.disk = None;
                 for reply in self.closing.drain(..) {

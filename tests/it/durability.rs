@@ -150,6 +150,10 @@ async fn a_damaged_log_gives_back_whole_commits_up_to_a_point_or_is_refused_by_n
                 let whole = (0..found.len() as u64).collect();
                 assert_eq!(found, whole, "{damage:?}: what is left is not everything up to a point");
                 assert!(found.len() as u64 <= written.next, "{damage:?}: more is there than was written");
+                assert!(
+                    found.len() >= written.acknowledged.len(),
+                    "{damage:?}: acknowledged writes are gone without a word"
+                );
             }
             Err(refusal) => {
                 assert_eq!(refusal.status.code(), DAMAGED, "{damage:?}: {refusal:?}");

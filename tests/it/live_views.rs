@@ -95,6 +95,16 @@ fn queries() -> Vec<(&'static str, Value, Value)> {
             Value::Null,
         ),
         (
+            "by-two",
+            query(json!({ "filter": { "n": { "$neq": 7 } }, "aggregate": { "function": "min", "field": "n", "groupBy": ["g", "n"] } })),
+            Value::Null,
+        ),
+        (
+            "average-by",
+            query(json!({ "aggregate": { "function": "avg", "field": "n", "groupBy": "g" } })),
+            Value::Null,
+        ),
+        (
             "by",
             query(json!({ "aggregate": { "function": "sum", "field": "n", "groupBy": "g" } })),
             Value::Null,

@@ -278,16 +278,14 @@ fn explain_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let bucket = snapshot.bucket(definition.bucket().as_str())?;
     let query = resolve(&name, definition, &params)?;
     let window = query.limit.map(|limit| query.offset.saturating_add(limit));
-    let grouped = query.aggregate.as_ref().is_some_and(|aggregate| !aggregate.group_by.is_empty());
     let (sort, limit) = match query.aggregate {
         Some(_) => (Sort::default(), None),
         None => (query.sort, window),
     };
     let plan = Reader::new(bucket, call.context.store.now()).explain(&query.filter, &sort, limit);
-    let live_view = if grouped { LiveView::Reevaluated } else { LiveView::Maintained };
     call.json(&Explained {
         plan: Some(plan),
-        live_view,
+        live_view: LiveView::Maintained,
     })
 }
 

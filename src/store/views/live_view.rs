@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::number::{NumberEffect, NumberView};
+use super::groups::GroupsView;
+use super::number::NumberView;
 use super::result::{Content, ViewResult};
 use super::rows::{Effect, RowsView};
 use crate::protocol::BucketName;
 use crate::store::StoreError;
 use crate::store::closure::{ClosureQuery, Dependencies};
-use crate::store::query::{Aggregate, QueryResult, Reader, ResolvedQuery};
-use crate::store::state::{Change, State};
+use crate::store::query::{QueryResult, Reader, ResolvedQuery};
+use crate::store::state::{Bucket, Change, State, Timestamp};
 
 /// What a view computes.
 #[derive(Clone, Debug)]
@@ -28,7 +29,9 @@ enum Maintenance {
     /// A list: row by row.
     Rows(RowsView),
     /// An aggregate: value by value.
-    Number(Aggregate, NumberView),
+    Number(NumberView),
+    /// An aggregate for each group: group by group.
+    Groups(GroupsView),
     /// Anything else: evaluated anew.
     Reevaluated,
 }
@@ -62,8 +65,7 @@ impl LiveView {
         let seq = state.seq();
         match &plan {
             Plan::Query(query) => {
-                let reader = Reader::new(state.bucket(query.bucket.as_str())?, state.now());
-                let (maintenance, content) = start(query, &reader);
+                let (maintenance, content) = start(query, state.bucket(query.bucket.as_str())?, state.now());
                 let latest = Arc::new(ViewResult::new(seq, content));
                 Ok(Self {
                     plan,
@@ -145,20 +147,28 @@ impl LiveView {
                     Effect::Changed => self.replace(state.seq(), content),
                 }
             }
-            Maintenance::Number(aggregate, view) => {
-                let mut effect = NumberEffect::None;
-                for change in changes {
-                    effect = effect.max(view.follow(query, aggregate, change));
+            Maintenance::Number(view) => {
+                let touched = changes.iter().filter(|change| view.follow(query, change)).count() > 0;
+                if !touched {
+                    return Followed::Unchanged;
                 }
-                match effect {
-                    NumberEffect::None => Followed::Unchanged,
-                    NumberEffect::Unknown => self.reevaluate(state, reevaluations),
-                    NumberEffect::Known if view.settle(aggregate) => {
-                        let content = Content::Number(view.result());
-                        self.replace(state.seq(), content)
-                    }
-                    NumberEffect::Known => Followed::Unchanged,
+                if !view.settle() {
+                    return self.reevaluate(state, reevaluations);
                 }
+                let content = Content::Number(view.result());
+                self.replace_if_different(state.seq(), content)
+            }
+            Maintenance::Groups(view) => {
+                let touched = changes.iter().filter(|change| view.follow(query, change)).count() > 0;
+                let Ok(bucket) = state.bucket(query.bucket.as_str()) else {
+                    return self.reevaluate(state, reevaluations);
+                };
+                if !touched {
+                    return Followed::Unchanged;
+                }
+                view.settle(bucket);
+                let content = Content::Groups(view.result());
+                self.replace_if_different(state.seq(), content)
             }
         }
     }
@@ -172,7 +182,7 @@ impl LiveView {
                     Ok(bucket) => bucket,
                     Err(error) => return Followed::Failed(error),
                 };
-                let (maintenance, content) = start(query, &Reader::new(bucket, state.now()));
+                let (maintenance, content) = start(query, bucket, state.now());
                 self.maintenance = maintenance;
                 self.replace_if_different(state.seq(), content)
             }
@@ -204,7 +214,8 @@ impl LiveView {
 }
 
 /// Evaluates a query in the form in which it can be followed.
-fn start(query: &ResolvedQuery, reader: &Reader<'_>) -> (Maintenance, Content) {
+fn start(query: &ResolvedQuery, bucket: &Bucket, now: Timestamp) -> (Maintenance, Content) {
+    let reader = &Reader::new(bucket, now);
     match &query.aggregate {
         None => {
             let wanted = ResolvedQuery {
@@ -223,9 +234,13 @@ fn start(query: &ResolvedQuery, reader: &Reader<'_>) -> (Maintenance, Content) {
         Some(aggregate) if aggregate.group_by.is_empty() => {
             let view = NumberView::new(query, aggregate, reader);
             let number = view.result();
-            (Maintenance::Number(aggregate.clone(), view), Content::Number(number))
+            (Maintenance::Number(view), Content::Number(number))
         }
-        Some(aggregate) => (Maintenance::Reevaluated, Content::Groups(reader.group_by(aggregate, &query.filter))),
+        Some(aggregate) => {
+            let view = GroupsView::new(query, aggregate, reader, bucket);
+            let groups = view.result();
+            (Maintenance::Groups(view), Content::Groups(groups))
+        }
     }
 }
 

@@ -4,11 +4,13 @@
 //! of each commit group, and hands its newest result to every subscriber. Nothing here knows what a subscriber is
 //! beyond [`Sink`].
 
+mod groups;
 mod live_view;
 mod number;
 mod result;
 mod routing;
 mod rows;
+mod tally;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,0 +1,180 @@
+//! A store whose disk fails: what was not kept is refused and forgotten, reads go on, nobody waits for ever.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+
+use super::durability::{Batch, Durability, DurabilityError};
+use super::query::{Filter, QueryDefinition};
+use super::{BucketDefinition, Operation, Store, StoreError};
+use crate::protocol::{ErrorCode, Record};
+
+/// What the disk does with the groups that it is given.
+#[derive(Default)]
+struct Script {
+    /// Groups that go well before one fails.
+    good: AtomicUsize,
+    /// Whether it fails by a panic.
+    panics: AtomicBool,
+    /// While true, appends wait.
+    held: Mutex<bool>,
+    released: Condvar,
+    appended: AtomicUsize,
+}
+
+impl Script {
+    fn of(good: usize) -> Arc<Self> {
+        Arc::new(Self {
+            good: AtomicUsize::new(good),
+            ..Self::default()
+        })
+    }
+
+    fn hold(&self, hold: bool) {
+        *self.held.lock().unwrap() = hold;
+        self.released.notify_all();
+    }
+}
+
+struct ScriptedDisk(Arc<Script>);
+
+impl Durability for ScriptedDisk {
+    fn append(&mut self, _: &Batch) -> Result<(), DurabilityError> {
+        let held = self.0.held.lock().unwrap();
+        drop(self.0.released.wait_while(held, |held| *held).unwrap());
+        if self.0.appended.fetch_add(1, Ordering::SeqCst) < self.0.good.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        assert!(!self.0.panics.load(Ordering::SeqCst), "the disk panics, as the test wants it");
+        Err(DurabilityError::Failed {
+            dir: "data".into(),
+            reason: "no space left on device".to_owned(),
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), DurabilityError> {
+        Ok(())
+    }
+
+    fn tidy(&mut self) -> Result<bool, DurabilityError> {
+        Ok(false)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), DurabilityError> {
+        Ok(())
+    }
+}
+
+/// Two groups go well: the definitions of a bucket and of a query that counts it.
+async fn open(script: &Arc<Script>) -> Store {
+    let store = Store::builder()
+        .open_with(Box::new(ScriptedDisk(Arc::clone(script))))
+        .await
+        .unwrap();
+    let definition = BucketDefinition::from_value(&json!({ "key": "id", "schema": { "id": { "type": "number" } } })).unwrap();
+    store.define_bucket("t", definition).await.unwrap();
+    let count = json!({ "bucket": "t", "aggregate": { "function": "count" } });
+    store
+        .define_query("count", QueryDefinition::from_value(&count).unwrap())
+        .await
+        .unwrap();
+    store
+}
+
+fn insert(id: u64) -> Operation {
+    let record = json!({ "id": id });
+    Operation::Insert {
+        bucket: "t".into(),
+        record: Record::from_object(record.as_object().unwrap()),
+    }
+}
+
+fn is_refused<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> bool {
+    outcome.is_err_and(|error| error.code() == ErrorCode::StorageUnavailable)
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_kept_is_refused_and_forgotten_and_reads_go_on() {
+    let script = Script::of(3);
+    let store = open(&script).await;
+    let mut live = store.watch("count", Value::Null).await.unwrap();
+    store.bucket("t").insert(&json!({ "id": 1 })).await.unwrap();
+    live.changed().await.unwrap();
+
+    script.hold(true);
+    let in_flight = store.submit(insert(2)).unwrap();
+    let behind_it = store.submit(insert(3)).unwrap();
+    script.hold(false);
+    assert!(is_refused(in_flight.await));
+    assert!(is_refused(behind_it.await));
+
+    let bucket = store.bucket("t");
+    assert!(is_refused(bucket.insert(&json!({ "id": 4 })).await));
+    assert!(is_refused(bucket.clear().await));
+    assert_eq!(bucket.count(&Filter::everything()).unwrap(), 1);
+    assert_eq!(bucket.get(2).unwrap(), None);
+    assert_eq!(store.run_query("count", &Value::Null).unwrap(), Some(json!(1)));
+    assert_eq!(live.value(), Some(json!(1)), "a live query was told of what was not kept");
+    assert_eq!(store.watch("count", Value::Null).await.unwrap().value(), Some(json!(1)));
+    assert!(store.close().await.is_err(), "closing says that not all was kept");
+}
+
+#[tokio::test]
+async fn a_disk_thread_that_panics_leaves_nobody_waiting() {
+    let script = Script::of(2);
+    script.panics.store(true, Ordering::SeqCst);
+    let store = open(&script).await;
+    assert!(is_refused(store.bucket("t").insert(&json!({ "id": 1 })).await));
+    assert_eq!(store.bucket("t").count(&Filter::everything()).unwrap(), 0);
+    assert!(store.close().await.is_err());
+}
+
+#[tokio::test]
+async fn nothing_is_seen_answered_or_pushed_before_it_is_durable() {
+    let script = Script::of(usize::MAX);
+    let store = open(&script).await;
+    let mut live = store.watch("count", Value::Null).await.unwrap();
+    script.hold(true);
+    let mut pending = store.submit(insert(1)).unwrap();
+    // The refusal of a second insert rests on the first, which a crash could still take back: it waits too.
+    let mut refused = store.submit(insert(1)).unwrap();
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    assert!((&mut pending).now_or_never().is_none());
+    assert!((&mut refused).now_or_never().is_none());
+    assert_eq!(store.bucket("t").count(&Filter::everything()).unwrap(), 0);
+    assert_eq!(live.value(), Some(json!(0)));
+
+    script.hold(false);
+    pending.await.unwrap();
+    assert_eq!(refused.await.unwrap_err().code(), ErrorCode::AlreadyExists);
+    live.changed().await.unwrap();
+    assert_eq!(live.value(), Some(json!(1)));
+}
+
+#[tokio::test]
+async fn what_was_submitted_before_closing_is_kept_and_answered() {
+    let script = Script::of(usize::MAX);
+    let store = open(&script).await;
+    script.hold(true);
+    let first = store.submit(insert(1)).unwrap();
+    let second = store.submit(insert(2)).unwrap();
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    tokio::task::yield_now().await;
+    script.hold(false);
+    first.await.unwrap();
+    second.await.unwrap();
+    closing.await.unwrap().unwrap();
+    assert_eq!(store.submit(insert(3)).unwrap_err(), StoreError::Closed);
+    assert_eq!(
+        store.bucket("t").count(&Filter::everything()).unwrap(),
+        2,
+        "a closed store can still be read"
+    );
+}
