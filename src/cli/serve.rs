@@ -48,7 +48,15 @@ async fn serve_until_stopped(config: Config) -> u8 {
     if let Err(error) = print(&banner(&config, server.local_addr())) {
         tracing::warn!("cannot print the banner: {error}");
     }
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = server.store().ended() => {
+            // Nothing of what was acknowledged is lost; whoever runs the server should start it again.
+            tracing::error!("the store has failed: the server cannot go on");
+            server.stop_now().await;
+            return FAULT;
+        }
+    }
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         () = server.stop() => {}

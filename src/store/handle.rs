@@ -249,6 +249,12 @@ impl Store {
         done.await.unwrap_or(Ok(()))
     }
 
+    /// Waits until the store has ended: because it was closed, or because its actor failed. Reads go on also then.
+    pub async fn ended(&self) {
+        // Without a limit the wait cannot time out.
+        let _ = self.inner.actor.wait(None).await;
+    }
+
     async fn run(&self, operation: Operation) -> Result<Outcome, StoreError> {
         self.submit(operation)?.await
     }
