@@ -7,6 +7,7 @@ mod support;
 
 mod cli;
 mod durability;
+mod embedding;
 mod http;
 mod live_queries;
 mod live_views;

@@ -1,0 +1,230 @@
+//! The store and the server as an embedding program uses them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use noex_server::protocol::ErrorCode;
+use noex_server::server::{Config, NoexServer};
+use noex_server::store::query::{Filter, QueryDefinition};
+use noex_server::store::state::{Generated, OnDelete};
+use noex_server::store::{BucketDefinition, EndReason, EventKind, Events, FieldSpec, Heard, Store, StoreError, Transaction, WatchError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::support::TestClient;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Task {
+    id: String,
+    open: bool,
+}
+
+async fn store_with_tasks() -> Store {
+    let store = Store::builder().in_memory().open().await.unwrap();
+    let definition = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .field("open", FieldSpec::boolean())
+        .build()
+        .unwrap();
+    store.define_bucket("tasks", definition).await.unwrap();
+    let open = QueryDefinition::from_value(&json!({ "bucket": "tasks", "filter": { "open": true } })).unwrap();
+    store.define_query("open", open).await.unwrap();
+    store
+}
+
+fn task(id: &str) -> Task {
+    Task {
+        id: id.to_owned(),
+        open: true,
+    }
+}
+
+/// What is heard next: the topic, and the versions before and after.
+async fn next(events: &mut Events) -> (String, Option<u64>, Option<u64>) {
+    let Some(Heard::Event(event)) = events.next().await else {
+        panic!("no event")
+    };
+    let versions = match &event.kind {
+        EventKind::Inserted { record } => (None, Some(record.version())),
+        EventKind::Updated { old, new } => (Some(old.version()), Some(new.version())),
+        EventKind::Deleted { record } => (Some(record.version()), None),
+    };
+    (event.topic(), versions.0, versions.1)
+}
+
+#[tokio::test]
+async fn records_go_in_and_come_out_as_rust_types() {
+    let store = store_with_tasks().await;
+    let tasks = store.bucket("tasks");
+    tasks.insert_many(&[task("a"), task("b")]).await.unwrap();
+    let stored: Task = tasks.get("a").unwrap().unwrap().parse().unwrap();
+    assert_eq!(stored, task("a"));
+    assert_eq!(tasks.update("b", &json!({ "open": false })).await.unwrap().version(), 2);
+    let closed = Filter::from_value(&json!({ "open": false })).unwrap();
+    assert_eq!(tasks.count(&closed).unwrap(), 1);
+    assert_eq!(
+        tasks.update_version("b", 1, &json!({})).await.unwrap_err().code(),
+        ErrorCode::Conflict
+    );
+    assert!(tasks.delete("b").await.unwrap());
+    assert!(!tasks.delete("b").await.unwrap());
+    assert_eq!(tasks.insert(&"no object").await.unwrap_err().code(), ErrorCode::ValidationError);
+    assert_eq!(store.bucket("nowhere").all().unwrap_err().code(), ErrorCode::BucketNotDefined);
+}
+
+#[tokio::test]
+async fn events_tell_of_every_record_in_order_and_of_those_that_match_only() {
+    let store = store_with_tasks().await;
+    let (mut all, mut deleted) = (store.on("bucket.tasks.*"), store.on("bucket.*.deleted"));
+    let tasks = store.bucket("tasks");
+    tasks.insert_many(&[task("a"), task("b")]).await.unwrap();
+    tasks.update("a", &json!({})).await.unwrap();
+    tasks.insert(&task("a")).await.unwrap_err();
+    tasks.clear().await.unwrap();
+    for expected in [
+        ("bucket.tasks.inserted", None, Some(1)),
+        ("bucket.tasks.inserted", None, Some(1)),
+        ("bucket.tasks.updated", Some(1), Some(2)),
+        ("bucket.tasks.deleted", Some(2), None),
+        ("bucket.tasks.deleted", Some(1), None),
+    ] {
+        let (topic, before, after) = next(&mut all).await;
+        assert_eq!((topic.as_str(), before, after), expected);
+    }
+    assert_eq!(next(&mut deleted).await.0, "bucket.tasks.deleted");
+}
+
+#[tokio::test]
+async fn a_listener_that_falls_behind_is_told_how_much_it_missed() {
+    let store = store_with_tasks().await;
+    let mut events = store.on("*");
+    let tasks: Vec<_> = (0..5_000).map(|at| task(&at.to_string())).collect();
+    store.bucket("tasks").insert_many(&tasks).await.unwrap();
+    store.purge_expired().await.unwrap();
+    let Some(Heard::Missed(missed)) = events.next().await else {
+        panic!("nothing was missed")
+    };
+    let mut heard = 1;
+    while heard + missed < 5_000 {
+        next(&mut events).await;
+        heard += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_live_query_ends_with_its_reason_when_what_it_watches_goes() {
+    let store = store_with_tasks().await;
+    let mut live = store.watch("open", Value::Null).await.unwrap();
+    store.undefine_query("open").await.unwrap();
+    assert_eq!(live.changed().await, Err(WatchError::Ended(EndReason::QueryRemoved)));
+    let count = |context: &noex_server::store::QueryContext<'_>, _: &Value| Ok(json!(context.bucket("tasks")?.all().len()));
+    store.define_closure("how-many", count).await.unwrap();
+    let mut live = store.watch("how-many", Value::Null).await.unwrap();
+    store.bucket("tasks").insert(&task("a")).await.unwrap();
+    live.changed().await.unwrap();
+    assert_eq!(live.value(), Some(json!(1)));
+    store.drop_bucket("tasks").await.unwrap();
+    assert_eq!(live.changed().await, Err(WatchError::Ended(EndReason::BucketDropped)));
+    assert_eq!(store.stats().queries.active_subscriptions, 0);
+    assert_eq!(store.stats().views.live, 0);
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_fails_its_query_and_nothing_else() {
+    let store = store_with_tasks().await;
+    let panics = |context: &noex_server::store::QueryContext<'_>, _: &Value| -> Result<Value, StoreError> {
+        assert!(context.bucket("tasks")?.get("bad").is_none(), "the test wants it");
+        Ok(json!("well"))
+    };
+    store.define_closure("moody", panics).await.unwrap();
+    let mut live = store.watch("moody", Value::Null).await.unwrap();
+    store.bucket("tasks").insert(&task("bad")).await.unwrap();
+    assert!(matches!(live.changed().await, Err(WatchError::Failed(StoreError::QueryFailed(_)))));
+    store.bucket("tasks").delete("bad").await.unwrap();
+    store.bucket("tasks").insert(&task("good")).await.unwrap();
+    assert_eq!(store.run_query("moody", &Value::Null).unwrap(), Some(json!("well")));
+}
+
+#[tokio::test]
+async fn records_end_by_the_clock_that_the_program_gives() {
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let reading = Arc::clone(&clock);
+    let store = Store::builder().clock(move || reading.load(Ordering::SeqCst)).open().await.unwrap();
+    let definition = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .ttl(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    store.define_bucket("sessions", definition).await.unwrap();
+    let count = QueryDefinition::from_value(&json!({ "bucket": "sessions", "aggregate": { "function": "count" } })).unwrap();
+    store.define_query("sessions", count).await.unwrap();
+    let sessions = store.bucket("sessions");
+    sessions.insert(&json!({ "id": "a" })).await.unwrap();
+    let mut live = store.watch("sessions", Value::Null).await.unwrap();
+    clock.store(1_999, Ordering::SeqCst);
+    assert!(sessions.get("a").unwrap().is_some());
+    clock.store(2_000, Ordering::SeqCst);
+    assert!(sessions.get("a").unwrap().is_none(), "its time is up, purged or not");
+    store.purge_expired().await.unwrap();
+    live.changed().await.unwrap();
+    assert_eq!(live.value(), Some(json!(0)));
+}
+
+#[tokio::test]
+async fn an_expired_record_that_is_still_referred_to_is_unseen_and_goes_with_the_reference() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let reading = Arc::clone(&clock);
+    let store = Store::builder().clock(move || reading.load(Ordering::SeqCst)).open().await.unwrap();
+    let tickets = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .ttl(Duration::from_millis(10))
+        .build()
+        .unwrap();
+    store.define_bucket("tickets", tickets).await.unwrap();
+    let seats = BucketDefinition::builder("id")
+        .field("id", FieldSpec::number().generated(Generated::Autoincrement))
+        .field("ticket", FieldSpec::string().references("tickets", OnDelete::Restrict))
+        .build()
+        .unwrap();
+    store.define_bucket("seats", seats).await.unwrap();
+    store.bucket("tickets").insert(&json!({ "id": "t" })).await.unwrap();
+    store.bucket("seats").insert(&json!({ "ticket": "t" })).await.unwrap();
+    clock.store(10, Ordering::SeqCst);
+    store.purge_expired().await.unwrap();
+    assert_eq!(store.bucket("tickets").all().unwrap(), []);
+    assert_eq!(store.stats().records.per_bucket["tickets"], 1, "it is held in place");
+    let second = store.bucket("seats").insert(&json!({ "ticket": "t" })).await;
+    assert_eq!(second.unwrap_err().code(), ErrorCode::Conflict, "nobody new can refer to it");
+    store.bucket("seats").delete(1).await.unwrap();
+    store.purge_expired().await.unwrap();
+    assert_eq!(store.stats().records.per_bucket["tickets"], 0);
+}
+
+#[tokio::test]
+async fn a_server_and_the_program_around_it_share_one_store() {
+    let store = store_with_tasks().await;
+    let server = NoexServer::start_with(
+        Config {
+            port: 0,
+            ..Config::default()
+        },
+        store.clone(),
+    )
+    .await
+    .unwrap();
+    let mut client = TestClient::connect(server.local_addr().port()).await;
+    let subscribed = client.result("store.subscribe", json!({ "query": "open" })).await;
+    assert_eq!(subscribed["data"], json!([]));
+    store
+        .transact(Transaction::new().insert("tasks", &task("a")).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(client.expect_push().await["data"][0]["id"], "a");
+    client
+        .result("store.update", json!({ "bucket": "tasks", "key": "a", "data": { "open": false } }))
+        .await;
+    assert!(!store.bucket("tasks").get("a").unwrap().unwrap().parse::<Task>().unwrap().open);
+    server.stop_now().await;
+    store.bucket("tasks").delete("a").await.unwrap();
+}
