@@ -10,7 +10,6 @@ mod layout;
 mod lock;
 mod log;
 mod mark;
-mod memory;
 mod open_error;
 mod recovery;
 mod tables;
@@ -27,7 +26,6 @@ use super::state::{BucketId, RowId, Timestamp};
 use crate::protocol::Record;
 
 pub use embedded::{Embedded, SyncLevel};
-pub use memory::Memory;
 pub use open_error::OpenError;
 
 /// One commit group as it goes to disk: atomically, whole or not at all.

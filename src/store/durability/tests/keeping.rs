@@ -1,6 +1,6 @@
 //! Round trips, order, dropped buckets, the lock.
 
-use super::super::{DurabilityError, Memory};
+use super::super::DurabilityError;
 use super::*;
 
 #[test]
@@ -232,13 +232,4 @@ fn after_a_failure_nothing_is_written_any_more() {
     assert_eq!(embedded.sync(), Err(stopped.clone()));
     assert_eq!(Box::new(embedded).close(), Err(stopped));
     assert_eq!(read_back(dir.path()).unwrap().0.seq, 1);
-}
-
-#[test]
-fn memory_keeps_nothing_and_never_fails() {
-    let mut memory = Memory;
-    memory.append(&group(1, vec![put(1, 1, "x")])).unwrap();
-    memory.sync().unwrap();
-    assert!(!memory.tidy().unwrap());
-    Box::new(memory).close().unwrap();
 }
