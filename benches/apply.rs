@@ -22,11 +22,7 @@ fn record(at: usize) -> Record {
 }
 
 fn run(state: &mut State, operation: Operation) {
-    let command = Command {
-        now: 1_790_000_000_000,
-        seed: [7; 32],
-        operation,
-    };
+    let command = Command::new(1_790_000_000_000, [7; 32], operation);
     let _ = black_box(apply(state, &command, &mut Effects::default()));
 }
 

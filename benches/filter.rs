@@ -17,11 +17,7 @@ fn filled() -> State {
     let definition = BucketDefinition::from_value(&config).expect("a sound definition");
     let mut state = State::default();
     let mut run = |operation| {
-        let command = Command {
-            now: 0,
-            seed: [0; 32],
-            operation,
-        };
+        let command = Command::new(0, [0; 32], operation);
         apply(&mut state, &command, &mut Effects::default()).expect("a sound command");
     };
     run(Operation::DefineBucket {

@@ -10,20 +10,14 @@ use super::config::{Config, Storage, SyncPolicy};
 use crate::protocol::{BucketName, ErrorCode, QueryName, join_issues};
 use crate::store::query::QueryDefinition;
 use crate::store::state::QueryKind;
-use crate::store::{BucketDefinition, OpenError, Store, StoreError, StoreLimits};
+use crate::store::{BucketDefinition, OpenError, Store, StoreError};
 
 /// Opens the store where the configuration says.
 ///
 /// # Errors
 /// [`StartError::Storage`] where the directory cannot be used, [`StartError::Internal`] where nothing can be started.
 pub(super) async fn open_store(config: &Config) -> Result<Store, StartError> {
-    let limits = StoreLimits {
-        max_pending_commands: config.store_limits.max_pending_commands,
-        max_buckets: config.store_limits.max_buckets,
-        max_queries: config.store_limits.max_queries,
-        ttl_check_interval: config.store_limits.ttl_check_interval,
-    };
-    let builder = Store::builder().name(config.name.as_str()).limits(limits);
+    let builder = Store::builder().name(config.name.as_str()).limits(config.store_limits.clone());
     let builder = match &config.storage {
         Storage::Memory => builder.in_memory(),
         Storage::Disk {

@@ -9,6 +9,7 @@ use ractor::Actor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::command::CommandLimits;
 use super::disk::{Disk, DiskReport};
 use super::durability::{Durability, Embedded, OpenError as StorageError, Recovered, SyncLevel};
 use super::handle::Store;
@@ -33,6 +34,8 @@ pub struct StoreLimits {
     pub max_buckets: usize,
     /// Queries. Default 10,000.
     pub max_queries: usize,
+    /// How much one command may cost.
+    pub command: CommandLimits,
     /// How often to look again for expired records that something still refers to. Default 1 s.
     pub ttl_check_interval: Duration,
 }
@@ -43,6 +46,7 @@ impl Default for StoreLimits {
             max_pending_commands: 65_536,
             max_buckets: 1_000,
             max_queries: 10_000,
+            command: CommandLimits::default(),
             ttl_check_interval: Duration::from_secs(1),
         }
     }

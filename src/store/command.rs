@@ -19,8 +19,44 @@ pub struct Command {
     pub now: Timestamp,
     /// What generated ids are made from.
     pub seed: [u8; 32],
+    /// How much it may cost.
+    pub limits: CommandLimits,
     /// What happens.
     pub operation: Operation,
+}
+
+impl Command {
+    /// A command within the default limits.
+    #[must_use]
+    pub fn new(now: Timestamp, seed: [u8; 32], operation: Operation) -> Self {
+        Self {
+            now,
+            seed,
+            limits: CommandLimits::default(),
+            operation,
+        }
+    }
+}
+
+/// How much one command may cost. Part of the command, so that the same commands are refused everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandLimits {
+    /// Rows that the reads of one transaction may look at together. Default 1,000,000.
+    pub rows_read: usize,
+    /// Bytes that a command may write, and as many that a transaction may read. Default 64 MiB.
+    pub bytes: usize,
+    /// Bytes of one record. Default 2 MiB.
+    pub record_bytes: usize,
+}
+
+impl Default for CommandLimits {
+    fn default() -> Self {
+        Self {
+            rows_read: 1_000_000,
+            bytes: 64 << 20,
+            record_bytes: 2 << 20,
+        }
+    }
 }
 
 /// What a caller asks for.
@@ -135,6 +171,36 @@ pub enum Operation {
         /// Its name.
         name: QueryName,
     },
+}
+
+impl Operation {
+    /// Whether it may look at more than a few records: then it is kept away from the threads that serve sockets.
+    pub(super) fn may_take_long(&self) -> bool {
+        const FEW: usize = 200;
+        match self {
+            Self::Insert { .. } | Self::Update { .. } | Self::Upsert { .. } | Self::UndefineQuery { .. } | Self::Delete { .. } => false,
+            Self::InsertMany { records, .. } => records.len() > FEW,
+            Self::Transaction { steps } => steps.len() > FEW || steps.iter().any(|step| step.action.searches()),
+            Self::UpdateMany { .. }
+            | Self::DeleteMany { .. }
+            | Self::Clear { .. }
+            | Self::Expire
+            | Self::DefineBucket { .. }
+            | Self::UpdateBucket { .. }
+            | Self::DropBucket { .. }
+            | Self::DefineQuery { .. }
+            | Self::DefineClosure { .. } => true,
+        }
+    }
+}
+
+impl Action {
+    fn searches(&self) -> bool {
+        match self {
+            Self::Where { .. } | Self::FindOne { .. } | Self::Count { .. } => true,
+            Self::Get { .. } | Self::Insert { .. } | Self::Update { .. } | Self::Delete { .. } => false,
+        }
+    }
 }
 
 /// One step of a transaction: it sees what the steps before it did.

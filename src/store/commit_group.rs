@@ -31,6 +31,11 @@ impl CommitGroup {
         self.answers.push((reply, answer));
     }
 
+    /// The number of answers that wait.
+    pub(super) fn len(&self) -> usize {
+        self.answers.len()
+    }
+
     /// Whether there is nothing to answer and nothing to keep.
     pub(super) fn is_empty(&self) -> bool {
         self.answers.is_empty() && !self.has_effects()

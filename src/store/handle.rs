@@ -41,7 +41,9 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.expiry.abort();
-        self.actor.stop(None);
+        // Behind everything that was submitted: it is carried out, and written, before the actor ends.
+        let (reply, _) = oneshot::channel();
+        let _ = self.actor.cast(StoreMessage::Close(reply));
     }
 }
 
@@ -68,7 +70,7 @@ impl Store {
     /// The store's time, in milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.inner.shared.now()
+        self.inner.shared.now().max(self.inner.shared.published().now())
     }
 
     /// Hands an operation over, to be done in the order of submission. The future gives its outcome once that is
@@ -273,7 +275,7 @@ async fn expire_in_time(shared: Arc<Shared>, actor: ActorRef<StoreMessage>, retr
         };
         let left_ms = end.as_f64() - shared.now() as f64;
         let wait = if left_ms > 0.0 {
-            Duration::from_millis(left_ms.ceil().min(86_400_000.0) as u64)
+            Duration::from_millis(left_ms.ceil().min(60_000.0) as u64)
         } else {
             Duration::ZERO
         };

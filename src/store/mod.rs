@@ -39,6 +39,7 @@ mod events;
 mod fault_tests;
 mod handle;
 mod inbox;
+pub(crate) mod long_work;
 pub mod query;
 mod shared;
 pub mod state;
@@ -50,7 +51,7 @@ mod views;
 
 pub use builder::{Clock, OpenError, StoreBuilder, StoreLimits};
 pub use closure::{BucketView, ClosureQuery, QueryContext};
-pub use command::{Action, Command, Operation, Outcome, Step};
+pub use command::{Action, Command, CommandLimits, Operation, Outcome, Step};
 pub use error::StoreError;
 pub use events::{Event, EventKind, Events, Heard, topic_matches};
 pub use handle::{BucketHandle, Commit, Snapshot, Store};

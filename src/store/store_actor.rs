@@ -8,6 +8,7 @@
 //! When the disk fails, the working state goes back to what was published, writes are refused from then on, and
 //! reads go on. The actor is not restarted for it: a restart would not mend the disk.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -20,10 +21,11 @@ use super::command::{Command, Operation};
 use super::commit_group::CommitGroup;
 use super::disk::{Disk, DiskReport};
 use super::inbox::Submitted;
+use super::long_work::in_place;
 use super::shared::Shared;
-use super::state::{Change, State, Timestamp, apply};
-use super::views::{Blueprint, Built, Sink, ViewKey, ViewResult, Views};
-use crate::protocol::{Number, SubscriptionId};
+use super::state::{Bucket, Change, Effects, State, Timestamp, apply};
+use super::views::{Blueprint, Built, Sink, ViewResult, Views};
+use crate::protocol::{Number, Record, SubscriptionId};
 
 /// A view that looks at more rows than this is evaluated away from the actor.
 const INLINE_ROWS_MAX: usize = 2_000;
@@ -42,7 +44,7 @@ pub(super) enum StoreMessage {
     /// Somebody no longer wants to.
     Unsubscribe(SubscriptionId),
     /// A view was evaluated.
-    Built(ViewKey, Box<Result<Built, StoreError>>),
+    Built(BuildId, Box<Result<Built, StoreError>>),
     /// Finish what was begun, write everything, stop.
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -55,8 +57,13 @@ pub(super) struct Watch {
     pub(super) reply: oneshot::Sender<Result<Arc<ViewResult>, StoreError>>,
 }
 
+/// Names one evaluation of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BuildId(u64);
+
 /// A view that is being evaluated, and what has happened since it began.
 struct Building {
+    id: BuildId,
     blueprint: Blueprint,
     waiting: Vec<Watch>,
     since: Vec<Change>,
@@ -81,7 +88,10 @@ pub(super) struct StoreState {
     disk: Option<Disk>,
     views: Views,
     building: Vec<Building>,
+    builds: u64,
     seeds: ChaCha8Rng,
+    /// Until then, records that are kept past their time are left alone.
+    next_expiry_try: Timestamp,
     failed: Option<StoreError>,
     closed: bool,
     closing: Vec<oneshot::Sender<Result<(), StoreError>>>,
@@ -112,7 +122,9 @@ impl Actor for StoreActor {
             disk,
             views: Views::default(),
             building: Vec::new(),
+            builds: 0,
             seeds,
+            next_expiry_try: 0,
             failed: None,
             closed: false,
             closing: Vec::new(),
@@ -130,7 +142,7 @@ impl Actor for StoreActor {
             StoreMessage::Disk(report) => state.disk_reported(report),
             StoreMessage::Subscribe(watch) => state.subscribe(*watch, &myself),
             StoreMessage::Unsubscribe(id) => state.unsubscribe(id),
-            StoreMessage::Built(key, built) => state.built(&key, *built),
+            StoreMessage::Built(id, built) => state.built(id, *built),
             StoreMessage::Close(reply) => state.close(reply),
         }
         if state.is_finished() {
@@ -138,18 +150,14 @@ impl Actor for StoreActor {
         }
         Ok(())
     }
-
-    async fn post_stop(&self, _: ActorRef<StoreMessage>, state: &mut StoreState) -> Result<(), ActorProcessingErr> {
-        state.shared.inbox.close(StoreError::Closed);
-        for submitted in state.shared.inbox.take() {
-            let _ = submitted.reply.send(Err(StoreError::Closed));
-        }
-        Ok(())
-    }
 }
 
 impl StoreState {
     fn apply_waiting(&mut self) {
+        if self.in_flight.is_some() && self.open.len() >= self.shared.limits.max_pending_commands {
+            // The disk is slow: what waits stays in the inbox, which has a limit, until the group is through.
+            return;
+        }
         let waiting = self.shared.inbox.take();
         if let Some(error) = &self.failed {
             for submitted in waiting {
@@ -159,24 +167,48 @@ impl StoreState {
         }
         let now = self.shared.now().max(self.working.now());
         self.expire(now);
+        if waiting.iter().any(|submitted| submitted.operation.may_take_long()) {
+            in_place(|| self.apply_all(now, waiting));
+        } else {
+            self.apply_all(now, waiting);
+        }
+        self.flush();
+    }
+
+    fn apply_all(&mut self, now: Timestamp, waiting: Vec<Submitted>) {
         for Submitted { operation, reply } in waiting {
             let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation));
             self.open.answer_later(reply, answer);
         }
-        self.flush();
     }
 
     fn apply(&mut self, now: Timestamp, operation: Operation) -> Result<super::Outcome, StoreError> {
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
-        apply(&mut self.working, &Command { now, seed, operation }, self.open.effects_mut())
+        let limits = self.shared.limits.command;
+        apply(
+            &mut self.working,
+            &Command {
+                now,
+                seed,
+                limits,
+                operation,
+            },
+            self.open.effects_mut(),
+        )
     }
 
-    /// Removes what has had its time before anything else happens at this time.
+    /// Removes what has had its time before anything else happens at this time. Records that are still referred to
+    /// stay; they are tried again now and then, not with every group.
     fn expire(&mut self, now: Timestamp) {
+        if now < self.next_expiry_try || self.working.next_expiry().is_none_or(|end| end > Number::from(now)) {
+            return;
+        }
+        // An expiry cannot be refused: what is still referred to simply stays.
+        let _ = in_place(|| self.apply(now, Operation::Expire));
         if self.working.next_expiry().is_some_and(|end| end <= Number::from(now)) {
-            // An expiry cannot be refused: what is still referred to simply stays.
-            let _ = self.apply(now, Operation::Expire);
+            let retry_ms = u64::try_from(self.shared.limits.ttl_check_interval.as_millis()).unwrap_or(u64::MAX);
+            self.next_expiry_try = now.saturating_add(retry_ms.max(1));
         }
     }
 
@@ -228,7 +260,7 @@ impl StoreState {
                 if let Some(in_flight) = self.in_flight.take() {
                     self.publish(in_flight);
                 }
-                self.flush();
+                self.apply_waiting();
             }
             DiskReport::Failed(reason) => self.fail(reason),
             DiskReport::Closed => {
@@ -247,32 +279,64 @@ impl StoreState {
         let before = self.shared.published();
         self.shared.publish(state.clone());
         group.answer();
+        if changes.len() > INLINE_ROWS_MAX {
+            in_place(|| self.follow(&group, &changes, &before, &state));
+        } else {
+            self.follow(&group, &changes, &before, &state);
+        }
+    }
+
+    /// Brings the live views up to a group that was published, and tells the listeners.
+    fn follow(&mut self, group: &CommitGroup, changes: &[Change], before: &State, state: &State) {
         let effects = group.effects();
+        let visible = visible_changes(changes, before, state);
+        let replaced: HashSet<_> = effects.emptied.iter().map(|(name, ..)| name).chain(&effects.redefined).collect();
+        self.refuse_stale_builds(effects, state);
         for building in &mut self.building {
             building.note(
-                &changes,
-                &state,
-                effects
-                    .emptied
-                    .iter()
-                    .map(|(name, ..)| name)
-                    .chain(effects.dropped.iter().map(|(name, _)| name)),
+                &visible,
+                state,
+                replaced.iter().copied().chain(effects.dropped.iter().map(|(name, _)| name)),
             );
         }
-        self.views.follow(&changes, &state);
-        for (name, old, _) in &effects.emptied {
-            self.views.reset(name, &state);
-            self.shared.announce_emptied(*old, &before, &state);
+        // A bucket that is looked at anew needs no changes on top.
+        let emptied: HashSet<_> = effects.emptied.iter().map(|(.., new)| *new).collect();
+        let followed: Vec<_> = visible.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
+        self.views.follow(&followed, state);
+        for name in replaced.into_iter().filter(|name| state.bucket_id(name.as_str()).is_some()) {
+            self.views.reset(name, state);
         }
         for (name, _) in &effects.dropped {
-            self.views.bucket_dropped(name);
+            if state.bucket_id(name.as_str()).is_none() {
+                self.views.bucket_dropped(name);
+            } else {
+                self.views.reset(name, state);
+            }
         }
         for name in &effects.undefined {
             self.views.query_removed(name);
         }
-        self.shared.announcer.announce(&changes, &before, &state);
+        for (_, old, _) in &effects.emptied {
+            self.shared.announce_emptied(*old, before, state);
+        }
+        self.shared.announcer.announce(&visible, before, state);
         self.shared.set_next_expiry(state.next_expiry());
         self.shared.set_view_counters(self.views.counters());
+    }
+
+    /// Tells those who wait for a view of a query that was removed meanwhile.
+    fn refuse_stale_builds(&mut self, effects: &Effects, state: &State) {
+        if effects.undefined.is_empty() {
+            return;
+        }
+        for building in self
+            .building
+            .extract_if(.., |building| building.blueprint.check_current(state).is_err())
+        {
+            for watch in building.waiting {
+                let _ = watch.reply.send(Err(StoreError::QueryNotDefined(watch.blueprint.query().clone())));
+            }
+        }
     }
 
     /// Goes back to what is durable and stays there.
@@ -325,8 +389,11 @@ impl StoreState {
             }
             return;
         }
+        self.builds += 1;
+        let id = BuildId(self.builds);
         let blueprint = watch.blueprint.clone();
         self.building.push(Building {
+            id,
             blueprint: blueprint.clone(),
             waiting: vec![watch],
             since: Vec::new(),
@@ -336,18 +403,18 @@ impl StoreState {
         tokio::task::spawn_blocking(move || {
             let built = blueprint.build(&state);
             // Without the actor there is nobody left to tell.
-            let _ = myself.cast(StoreMessage::Built(blueprint.key().clone(), Box::new(built)));
+            let _ = myself.cast(StoreMessage::Built(id, Box::new(built)));
         });
     }
 
-    fn built(&mut self, key: &ViewKey, built: Result<Built, StoreError>) {
-        let Some(at) = self.building.iter().position(|building| building.blueprint.key() == key) else {
+    fn built(&mut self, id: BuildId, built: Result<Built, StoreError>) {
+        let Some(at) = self.building.iter().position(|building| building.id == id) else {
             return;
         };
         let building = self.building.swap_remove(at);
         let state = self.shared.published();
         let current = if building.stale {
-            building.blueprint.build(&state)
+            in_place(|| building.blueprint.build(&state))
         } else {
             built.and_then(|mut built| built.catch_up(&building.since, &state).map(|()| built))
         };
@@ -357,7 +424,7 @@ impl StoreState {
                 for watch in building.waiting {
                     self.answer_watch(watch);
                 }
-                self.views.drop_if_unwatched(key);
+                self.views.drop_if_unwatched(building.blueprint.key());
             }
             Err(error) => {
                 for watch in building.waiting {
@@ -385,6 +452,9 @@ impl StoreState {
     }
 
     fn unsubscribe(&mut self, id: SubscriptionId) {
+        for building in &mut self.building {
+            building.waiting.retain(|watch| watch.id != id);
+        }
         self.views.unsubscribe(id);
         self.shared.set_view_counters(self.views.counters());
     }
@@ -420,6 +490,52 @@ impl StoreState {
     fn is_finished(&self) -> bool {
         self.closed && self.closing.is_empty() && self.disk.is_none()
     }
+}
+
+impl Drop for StoreState {
+    /// However the actor ends, also by a panic: nobody is left waiting.
+    fn drop(&mut self) {
+        self.shared.inbox.close(StoreError::Closed);
+        for submitted in self.shared.inbox.take() {
+            let _ = submitted.reply.send(Err(StoreError::Closed));
+        }
+    }
+}
+
+/// The changes as readers see them: a record whose time is up is not there. Records that stay past their time
+/// because something refers to them are seen to go when it comes.
+fn visible_changes(changes: &[Change], before: &State, after: &State) -> Vec<Change> {
+    let live =
+        |record: &Option<Record>, bucket: &Arc<Bucket>, now: Timestamp| record.clone().filter(|record| !bucket.is_expired(record, now));
+    let mut visible: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            let Some(bucket) = after.bucket_by_id(change.bucket) else {
+                return change.clone();
+            };
+            // What was seen before was seen under the definition of that time.
+            let seen_in = before.bucket_by_id(change.bucket).unwrap_or(bucket);
+            Change {
+                old: live(&change.old, seen_in, before.now()),
+                new: live(&change.new, bucket, after.now()),
+                ..change.clone()
+            }
+        })
+        .filter(|change| change.old.is_some() || change.new.is_some())
+        .collect();
+    let changed: HashSet<_> = changes.iter().map(|change| (change.bucket, change.row)).collect();
+    for (_, bucket) in after.buckets() {
+        for row in bucket.rows_ended_between(before.now(), after.now()) {
+            let old = bucket.row(row).filter(|_| !changed.contains(&(bucket.id(), row))).cloned();
+            visible.extend(old.map(|old| Change {
+                bucket: bucket.id(),
+                row,
+                old: Some(old),
+                new: None,
+            }));
+        }
+    }
+    visible
 }
 
 impl Building {

@@ -45,8 +45,9 @@ impl Drop for Subscription {
 
 /// A subscription that is being opened.
 pub struct Subscribing {
-    subscription: Option<Subscription>,
+    /// Goes before the guard below: an answer that nobody takes any more must be seen as such.
     result: oneshot::Receiver<Result<Arc<ViewResult>, StoreError>>,
+    subscription: Option<Subscription>,
 }
 
 impl Subscribing {

@@ -430,14 +430,14 @@ fn empty_state() -> State {
     let mut state = State::default();
     for (name, config) in definitions() {
         let definition = Arc::new(BucketDefinition::from_value(&config).unwrap());
-        let command = Command {
-            now: 1_000,
-            seed: [0; 32],
-            operation: Operation::DefineBucket {
+        let command = Command::new(
+            1_000,
+            [0; 32],
+            Operation::DefineBucket {
                 name: name.into(),
                 definition,
             },
-        };
+        );
         apply(&mut state, &command, &mut Effects::default()).unwrap();
     }
     state
@@ -471,16 +471,8 @@ fn commands(doings: &[Doing]) -> Vec<Command> {
             now += ms;
         }
         let seed = [u8::try_from(at % 251).unwrap(); 32];
-        commands.push(Command {
-            now,
-            seed,
-            operation: Operation::Expire,
-        });
-        commands.push(Command {
-            now,
-            seed,
-            operation: doing.operation(),
-        });
+        commands.push(Command::new(now, seed, Operation::Expire));
+        commands.push(Command::new(now, seed, doing.operation()));
     }
     commands
 }
@@ -498,9 +490,9 @@ proptest! {
             }
             let now = model.now;
             let seed = [1; 32];
-            apply(&mut state, &Command { now, seed, operation: Operation::Expire }, &mut Effects::default()).unwrap();
+            apply(&mut state, &Command::new(now, seed, Operation::Expire), &mut Effects::default()).unwrap();
             let before = everything(&state);
-            let outcome = apply(&mut state, &Command { now, seed, operation: doing.operation() }, &mut Effects::default());
+            let outcome = apply(&mut state, &Command::new(now, seed, doing.operation()), &mut Effects::default());
             let expected = model.run(doing);
             prop_assert_eq!(outcome.is_ok(), expected.is_ok(), "step {}: {:?} gave {:?}", at, doing, outcome);
             if outcome.is_err() {

@@ -203,7 +203,6 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, part| draft.config.backpressure.high_water_mark = part,
         },
     },
-    time!("backpressure.graceMs", 0..=HOUR_MS, backpressure.grace),
     size!(
         "connectionLimits.maxSubscriptionsPerConnection",
         "",
@@ -247,6 +246,24 @@ pub(super) static KEYS: &[Key] = &[
     ),
     size!("storeLimits.maxBuckets", "", 1..=1_000_000, store_limits.max_buckets),
     size!("storeLimits.maxQueries", "", 1..=1_000_000, store_limits.max_queries),
+    size!(
+        "storeLimits.maxTransactionRows",
+        "",
+        1_000..=1_000_000_000,
+        store_limits.command.rows_read
+    ),
+    size!(
+        "storeLimits.maxCommandBytes",
+        "bytes",
+        1_048_576..=U32_MAX,
+        store_limits.command.bytes
+    ),
+    size!(
+        "storeLimits.maxRecordBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.command.record_bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {

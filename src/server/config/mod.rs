@@ -23,6 +23,7 @@ pub use fault::{ConfigError, Fault, Place};
 pub use raw::{Resolved, Sources};
 
 use crate::protocol::{BucketName, QueryName};
+pub use crate::store::StoreLimits;
 
 /// What the server runs with.
 ///
@@ -114,8 +115,6 @@ pub struct BackpressureConfig {
     pub max_buffered_bytes: usize,
     /// The part of `max_buffered_bytes` from which pushes are held back, above 0, at most 1. Default 0.8.
     pub high_water_mark: f64,
-    /// How long a connection may stay beyond the hard limit before it is closed with 4004, 0 to 1 h. Default 10 s.
-    pub grace: Duration,
 }
 
 /// What one connection, and all of them together, may take up.
@@ -133,19 +132,6 @@ pub struct ConnectionLimits {
     pub max_result_bytes: usize,
     /// How long a client may take to complete its upgrade request, 10 ms to 1 h. Default 10 s.
     pub handshake_timeout: Duration,
-}
-
-/// What the store may take up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// The most commands that wait to be ordered, 1 to 16,777,216. Default 65,536.
-    pub max_pending_commands: usize,
-    /// The most buckets, 1 to 1,000,000. Default 1,000.
-    pub max_buckets: usize,
-    /// The most queries, 1 to 1,000,000. Default 10,000.
-    pub max_queries: usize,
-    /// How often expired records are removed, 10 ms to 1 h; they are invisible from their moment on. Default 1 s.
-    pub ttl_check_interval: Duration,
 }
 
 /// How the server stops.
@@ -266,7 +252,6 @@ impl Default for BackpressureConfig {
         Self {
             max_buffered_bytes: 1 << 20,
             high_water_mark: 0.8,
-            grace: Duration::from_secs(10),
         }
     }
 }
@@ -280,17 +265,6 @@ impl Default for ConnectionLimits {
             max_bulk_records: 10_000,
             max_result_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Default for StoreLimits {
-    fn default() -> Self {
-        Self {
-            max_pending_commands: 65_536,
-            max_buckets: 1_000,
-            max_queries: 10_000,
-            ttl_check_interval: Duration::from_secs(1),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The one function that changes the state.
 
+use std::collections::HashSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::bucket::BucketId;
+use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
 use super::draft::{Draft, Effects};
@@ -41,7 +43,7 @@ pub fn apply(state: &mut State, command: &Command, effects: &mut Effects) -> Res
 
 /// Runs a command that changes records, checks the constraints on the state at its end, and keeps or undoes it.
 fn write_records(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
-    let mut draft = Draft::new(state, command.now, command.seed);
+    let mut draft = Draft::new(state, command);
     let outcome = run(&mut draft, &command.operation).and_then(|outcome| {
         draft.settle_references(0)?;
         // A record that is about to make room still holds its unique values: a clash pushes nobody out.
@@ -152,7 +154,7 @@ fn delete_many(draft: &mut Draft<'_>, bucket: &BucketName, filter: &Filter) -> R
     Ok(Outcome::Count(count))
 }
 
-fn matching(draft: &Draft<'_>, bucket: &BucketName, filter: &Filter) -> Result<Vec<(super::RowId, Record)>, StoreError> {
+fn matching(draft: &Draft<'_>, bucket: &BucketName, filter: &Filter) -> Result<Vec<(RowId, Record)>, StoreError> {
     let reader = Reader::new(draft.bucket(bucket)?, draft.now);
     Ok(reader
         .select_rows(filter)
@@ -167,6 +169,7 @@ fn run_step(draft: &mut Draft<'_>, step: &Step) -> Result<Outcome, StoreError> {
         Action::Get { key, expect_version } => {
             let record = Reader::new(draft.bucket(bucket)?, draft.now).get(key).cloned();
             check_version(bucket, key, record.as_ref(), *expect_version)?;
+            draft.charge_read(&record)?;
             Ok(Outcome::Record(record))
         }
         Action::Insert { record } => draft.insert(bucket, record, Scope::Transaction).map(stored),
@@ -177,13 +180,25 @@ fn run_step(draft: &mut Draft<'_>, step: &Step) -> Result<Outcome, StoreError> {
         } => draft.update(bucket, key, changes, *expect_version).map(stored),
         Action::Delete { key, expect_version } => draft.delete(bucket, key, *expect_version).map(Outcome::Deleted),
         Action::Where { filter } => {
-            let reader = Reader::new(draft.bucket(bucket)?, draft.now);
-            Ok(Outcome::Records(reader.select(filter).into_iter().cloned().collect()))
+            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
+            let found: Vec<_> = Reader::new(draft.bucket(bucket)?, draft.now)
+                .select(filter)
+                .into_iter()
+                .cloned()
+                .collect();
+            draft.charge_read(&found)?;
+            Ok(Outcome::Records(found))
         }
-        Action::FindOne { filter } => Ok(Outcome::Record(
-            Reader::new(draft.bucket(bucket)?, draft.now).find_one(filter).cloned(),
-        )),
-        Action::Count { filter } => Ok(Outcome::Count(Reader::new(draft.bucket(bucket)?, draft.now).count(filter))),
+        Action::FindOne { filter } => {
+            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
+            let found = Reader::new(draft.bucket(bucket)?, draft.now).find_one(filter).cloned();
+            draft.charge_read(&found)?;
+            Ok(Outcome::Record(found))
+        }
+        Action::Count { filter } => {
+            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
+            Ok(Outcome::Count(Reader::new(draft.bucket(bucket)?, draft.now).count(filter)))
+        }
     }
 }
 
@@ -196,50 +211,57 @@ fn expire(draft: &mut Draft<'_>) -> Outcome {
         .collect();
     let mut removed = 0;
     for (bucket, rows) in due {
-        removed += rows.into_iter().filter(|row| draft.try_remove(bucket, *row)).count();
+        removed += rows
+            .into_iter()
+            .filter(|row| draft.try_remove(bucket, *row, &HashSet::new()))
+            .count();
     }
     Outcome::Count(removed)
 }
 
-/// Brings every bucket that grew back to its `maxSize`: the oldest go, but never the newest, and none that is
-/// still referred to.
+/// Rows that are looked at to make room in a full bucket. Behind so many that are still referred to, it is full.
+const EVICTION_CANDIDATES_MAX: usize = 1_000;
+
+/// Brings every bucket that grew back to its `maxSize`: the oldest go, but never the newest, none that is still
+/// referred to, and none whose end would change what this command has written.
 fn evict(draft: &mut Draft<'_>) -> Result<(), StoreError> {
     let mut grown: Vec<BucketId> = Vec::new();
-    for change in draft.changes() {
-        if change.old.is_none() && !grown.contains(&change.bucket) {
+    for change in draft.changes().iter().filter(|change| change.old.is_none()) {
+        let capped = draft
+            .state
+            .bucket_by_id(change.bucket)
+            .is_some_and(|content| content.definition().max_size().is_some());
+        if capped && !grown.contains(&change.bucket) {
             grown.push(change.bucket);
         }
     }
-    for bucket in grown {
-        evict_from(draft, bucket)?;
+    if grown.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let written: HashSet<_> = draft.changes().iter().map(|change| (change.bucket, change.row)).collect();
+    grown.into_iter().try_for_each(|bucket| evict_from(draft, bucket, &written))
 }
 
-fn evict_from(draft: &mut Draft<'_>, bucket: BucketId) -> Result<(), StoreError> {
+fn evict_from(draft: &mut Draft<'_>, bucket: BucketId, written: &HashSet<(BucketId, RowId)>) -> Result<(), StoreError> {
     let size = |draft: &Draft<'_>| draft.state.bucket_by_id(bucket).map_or(0, |content| content.row_count());
     let Some(max) = draft.state.bucket_by_id(bucket).and_then(|content| content.definition().max_size()) else {
         return Ok(());
     };
-    let mut after = None;
+    let mut after = Bound::Unbounded;
+    let mut refused = 0;
     while size(draft) > max {
         let Some(content) = draft.state.bucket_by_id(bucket) else {
             return Ok(());
         };
-        let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         // The last row is the newest: it is what the others make room for.
-        let candidates: Vec<_> = content
-            .rows((start, std::ops::Bound::Unbounded))
-            .map(|(row, _)| row)
-            .take(2)
-            .collect();
-        let [oldest, _] = *candidates else {
+        let candidates: Vec<_> = content.rows((after, Bound::Unbounded)).map(|(row, _)| row).take(2).collect();
+        let ([oldest, _], true) = (&*candidates, refused < EVICTION_CANDIDATES_MAX) else {
             return Err(StoreError::BucketFull {
                 bucket: draft.state.name_of(bucket),
             });
         };
-        draft.try_remove(bucket, oldest);
-        after = Some(oldest);
+        refused += usize::from(!draft.try_remove(bucket, *oldest, written));
+        after = Bound::Excluded(*oldest);
     }
     Ok(())
 }
@@ -256,6 +278,7 @@ fn define_bucket(
     state.add_bucket(name.clone(), Arc::clone(definition));
     state.commit();
     effects.catalog_changed = true;
+    effects.redefined.push(name.clone());
     Ok(Outcome::Done)
 }
 
@@ -300,6 +323,7 @@ fn drop_bucket(state: &mut State, name: &BucketName, command: &Command, effects:
             &Command {
                 now: command.now,
                 seed: command.seed,
+                limits: command.limits,
                 operation,
             },
             effects,

@@ -28,7 +28,7 @@ pub struct Bucket {
     rows: OrdMap<RowId, Record>,
     keys: OrdMap<Datum, RowId>,
     indexes: Vec<Index>,
-    /// Rows by the moment at which they end; empty without a ttl.
+    /// Rows by the moment at which they end. Counts for nothing without a ttl.
     expiry: OrdSet<(Number, RowId)>,
     /// The row of the next insert.
     pub(super) next_row: u64,
@@ -163,6 +163,18 @@ impl Bucket {
     pub fn next_expiry(&self) -> Option<Number> {
         self.definition.ttl_ms()?;
         self.expiry.get_min().map(|(end, _)| *end)
+    }
+
+    /// The rows whose time came after one moment and not after another.
+    pub(in crate::store) fn rows_ended_between(&self, after: Timestamp, until: Timestamp) -> Vec<RowId> {
+        if self.definition.ttl_ms().is_none() || after >= until {
+            return Vec::new();
+        }
+        let bounds = ((Number::from(after), RowId(u64::MAX)), (Number::from(until), RowId(u64::MAX)));
+        self.expiry
+            .range((Bound::Excluded(bounds.0), Bound::Included(bounds.1)))
+            .map(|(_, row)| *row)
+            .collect()
     }
 
     /// The rows whose time is up, in the order of the bucket.

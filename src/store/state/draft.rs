@@ -11,6 +11,7 @@ use super::catalog::State;
 use super::index::IndexKey;
 use crate::protocol::{BucketName, Datum, QueryName, Record};
 use crate::store::StoreError;
+use crate::store::command::{Command, CommandLimits};
 
 /// One row before and after.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +35,7 @@ pub struct Effects {
     pub emptied: Vec<(BucketName, BucketId, BucketId)>,
     /// Buckets that were dropped.
     pub dropped: Vec<(BucketName, BucketId)>,
-    /// Buckets whose definition changed.
+    /// Buckets whose definition is new or changed.
     pub redefined: Vec<BucketName>,
     /// Queries that were removed.
     pub undefined: Vec<QueryName>,
@@ -58,6 +59,10 @@ pub(super) struct Draft<'a> {
     /// Unique indexes, by position, and keys that now need a look.
     touched: Vec<(BucketId, usize, IndexKey)>,
     progress: Vec<Progress>,
+    limits: CommandLimits,
+    rows_read: usize,
+    bytes_read: usize,
+    bytes_written: usize,
 }
 
 /// A point to go back to.
@@ -67,15 +72,63 @@ pub(super) struct Savepoint {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(state: &'a mut State, now: Timestamp, seed: [u8; 32]) -> Self {
+    pub(super) fn new(state: &'a mut State, command: &Command) -> Self {
         Self {
             state,
-            now,
-            ids: ChaCha8Rng::from_seed(seed),
+            now: command.now,
+            ids: ChaCha8Rng::from_seed(command.seed),
             changes: Vec::new(),
             touched: Vec::new(),
             progress: Vec::new(),
+            limits: command.limits,
+            rows_read: 0,
+            bytes_read: 0,
+            bytes_written: 0,
         }
+    }
+
+    /// Counts a record that is about to be written.
+    pub(super) fn charge_write(&mut self, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.json().len();
+        if bytes > self.limits.record_bytes {
+            return Err(StoreError::LimitExceeded(format!(
+                "A record may have at most {} bytes",
+                self.limits.record_bytes
+            )));
+        }
+        self.bytes_written += bytes;
+        if self.bytes_written > self.limits.bytes {
+            return Err(StoreError::LimitExceeded(format!(
+                "One command may write at most {} bytes",
+                self.limits.bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts rows that a step of a transaction is about to look at.
+    pub(super) fn charge_rows(&mut self, rows: usize) -> Result<(), StoreError> {
+        self.rows_read = self.rows_read.saturating_add(rows);
+        if self.rows_read > self.limits.rows_read {
+            let max = self.limits.rows_read;
+            return Err(StoreError::LimitExceeded(format!(
+                "The reads of one transaction may look at {max} records at most"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts records that a transaction has read.
+    pub(super) fn charge_read<'r>(&mut self, records: impl IntoIterator<Item = &'r Record>) -> Result<(), StoreError> {
+        for record in records {
+            self.bytes_read += record.json().len();
+        }
+        if self.bytes_read > self.limits.bytes {
+            return Err(StoreError::ResultTooLarge {
+                limit_bytes: self.limits.bytes,
+            });
+        }
+        Ok(())
     }
 
     /// A bucket by name: its identity and content.

@@ -1,6 +1,8 @@
 //! References between buckets, held to on every path: what a deletion takes along, what forbids it, and whether
 //! every reference leads to a record.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::bucket::{BucketId, RowId};
@@ -59,7 +61,8 @@ impl Draft<'_> {
             if referrer.on_delete == OnDelete::Restrict {
                 continue;
             }
-            for row in self.referring_rows(&referrer, key) {
+            let rows: Vec<_> = self.referring_rows(&referrer, key).collect();
+            for row in rows {
                 let Some(record) = self
                     .state
                     .bucket_by_id(referrer.source)
@@ -79,16 +82,13 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn referring_rows(&self, referrer: &Referrer, key: &Datum) -> Vec<RowId> {
-        let Some(content) = self.state.bucket_by_id(referrer.source) else {
-            return Vec::new();
-        };
-        let Some(index) = content.index_on(&referrer.field) else {
-            return Vec::new();
-        };
-        let rows = index.rows(&IndexKey::One(key.clone()));
-        let live = |row: &RowId| content.row(*row).is_some_and(|record| !content.is_expired(record, self.now));
-        rows.into_iter().flat_map(|rows| rows.iter()).filter(live).collect()
+    fn referring_rows(&self, referrer: &Referrer, key: &Datum) -> impl Iterator<Item = RowId> + '_ {
+        let content = self.state.bucket_by_id(referrer.source);
+        let index = content.and_then(|content| content.index_on(&referrer.field));
+        let rows = index.and_then(|index| index.rows(&IndexKey::One(key.clone())));
+        let live =
+            move |row: &RowId| content.is_some_and(|content| content.row(*row).is_some_and(|record| !content.is_expired(record, self.now)));
+        rows.into_iter().flat_map(|rows| rows.iter()).filter(live)
     }
 
     fn check_restricted(&self, gone: &Gone) -> Result<(), StoreError> {
@@ -96,7 +96,7 @@ impl Draft<'_> {
             if referrer.on_delete != OnDelete::Restrict {
                 continue;
             }
-            let Some(row) = self.referring_rows(referrer, &gone.key).first().copied() else {
+            let Some(row) = self.referring_rows(referrer, &gone.key).next() else {
                 continue;
             };
             let content = self.state.bucket_by_id(referrer.source);
@@ -147,15 +147,22 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Deletes a row with all that this takes along, or leaves everything as it was where a reference forbids it.
-    pub(super) fn try_remove(&mut self, bucket: BucketId, row: RowId) -> bool {
+    /// Deletes a row with all that this takes along, or leaves everything as it was where a reference forbids it or
+    /// one of the `kept` rows would be touched.
+    pub(super) fn try_remove(&mut self, bucket: BucketId, row: RowId, kept: &HashSet<(BucketId, RowId)>) -> bool {
         let Some(record) = self.state.bucket_by_id(bucket).and_then(|content| content.row(row)).cloned() else {
             return false;
         };
         let savepoint = self.savepoint();
         let from = self.changes().len();
         self.put(bucket, row, Some(record), None);
-        if self.settle_references(from).is_err() {
+        let settled = self.settle_references(from).is_ok();
+        let touches_kept = self
+            .changes()
+            .iter()
+            .skip(from + 1)
+            .any(|change| kept.contains(&(change.bucket, change.row)));
+        if !settled || touches_kept {
             self.rollback_to(&savepoint);
             return false;
         }

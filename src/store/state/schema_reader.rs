@@ -55,6 +55,7 @@ pub(super) struct SchemaReader<'f> {
     faults: &'f mut Faults,
     fields: usize,
     patterns: HashMap<Arc<str>, Pattern>,
+    patterns_tried: usize,
 }
 
 impl<'f> SchemaReader<'f> {
@@ -64,6 +65,7 @@ impl<'f> SchemaReader<'f> {
             faults,
             fields: 0,
             patterns: HashMap::new(),
+            patterns_tried: 0,
         }
     }
 
@@ -125,6 +127,9 @@ impl<'f> SchemaReader<'f> {
             self.refuse(properties, &["generated"], |_| {
                 format!("What is generated is never of type \"{}\"", kind.as_str())
             });
+        }
+        if field.generated.is_some() && matches!(field.reference, Some((_, OnDelete::SetNull))) {
+            self.refuse(properties, &["onDelete"], |_| "What is generated cannot be set to null".to_owned());
         }
         if !kind.has_equality() {
             self.refuse(properties, &["unique", "ref"], |property| not_applicable(property, kind));
@@ -242,7 +247,9 @@ impl<'f> SchemaReader<'f> {
         if let Some(pattern) = self.patterns.get(source) {
             return Some(pattern.clone());
         }
-        if self.patterns.len() >= PATTERNS_MAX {
+        // Also those that are refused count: each takes its time to be looked at.
+        self.patterns_tried += 1;
+        if self.patterns_tried > PATTERNS_MAX {
             self.faults.add(
                 &properties.at("pattern"),
                 "limit",

@@ -18,6 +18,9 @@ const CREATED_AT: &[u8] = b"\"_createdAt\"";
 const UPDATED_AT: &[u8] = b"\"_updatedAt\"";
 const EXPIRES_AT: &[u8] = b"\"_expiresAt\"";
 
+/// The greatest whole number that every client can tell from its neighbours: 2^53 - 1.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
+
 /// More changed fields than this are looked up by hash.
 const LINEAR_FIELDS_MAX: usize = 16;
 
@@ -41,6 +44,7 @@ impl Draft<'_> {
                 issues,
             });
         }
+        self.charge_write(&record)?;
         let key = record.datum(definition.key());
         if !key.is_key() {
             return Err(missing_key(name, definition.key()));
@@ -109,7 +113,8 @@ impl Draft<'_> {
             let Some(kind) = field.generated else { continue };
             if given.token(&field.name).is_some() {
                 if let (Generated::Autoincrement, Datum::Number(given)) = (kind, given.datum(&field.name)) {
-                    self.skip_number(id, given.as_u64().unwrap_or(0));
+                    // Numbers that clients cannot count with would end generation for good.
+                    self.skip_number(id, given.as_u64().filter(|number| *number <= NUMBER_MAX).unwrap_or(0));
                 }
                 continue;
             }
@@ -170,6 +175,7 @@ impl Draft<'_> {
                 issues,
             });
         }
+        self.charge_write(&new)?;
         self.put(id, row, Some(old.clone()), Some(new.clone()));
         Ok(new)
     }

@@ -43,6 +43,8 @@ pub(super) struct LiveView {
     maintenance: Maintenance,
     latest: Arc<ViewResult>,
     dependencies: Dependencies,
+    /// The last evaluation failed, and the subscribers were told: the next result is news, whatever it is.
+    failed: bool,
 }
 
 /// What became of a view after a commit group.
@@ -72,6 +74,7 @@ impl LiveView {
                     maintenance,
                     latest,
                     dependencies: Dependencies::default(),
+                    failed: false,
                 })
             }
             Plan::Closure(closure, params) => {
@@ -82,6 +85,7 @@ impl LiveView {
                     maintenance: Maintenance::Reevaluated,
                     latest,
                     dependencies,
+                    failed: false,
                 })
             }
         }
@@ -193,7 +197,10 @@ impl LiveView {
                         self.dependencies = dependencies;
                         self.replace_if_different(state.seq(), Content::Value(value))
                     }
-                    Err(error) => Followed::Failed(error),
+                    Err(error) => {
+                        self.failed = true;
+                        Followed::Failed(error)
+                    }
                 }
             }
         }
@@ -205,7 +212,7 @@ impl LiveView {
     }
 
     fn replace_if_different(&mut self, seq: u64, content: Content) -> Followed {
-        if same(self.latest.content(), &content) {
+        if !std::mem::take(&mut self.failed) && same(self.latest.content(), &content) {
             Followed::Unchanged
         } else {
             self.replace(seq, content)

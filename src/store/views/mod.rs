@@ -138,6 +138,11 @@ impl Blueprint {
         }
     }
 
+    /// The query.
+    pub(super) fn query(&self) -> &QueryName {
+        &self.key.query
+    }
+
     /// What equal subscriptions have in common.
     pub(super) fn key(&self) -> &ViewKey {
         &self.key
@@ -363,7 +368,7 @@ impl Views {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         for (subscription, subscriber) in entry.subscribers.drain() {
             subscriber.active.fetch_sub(1, Ordering::Relaxed);
-            subscriber.sink.push(subscription, Update::Ended(reason));
+            push(&subscriber, subscription, Update::Ended(reason));
             self.by_subscription.remove(&subscription);
         }
         self.drop_view(id);
@@ -385,7 +390,15 @@ impl Views {
         let Some(update) = update else { return };
         self.counters.pushes += entry.subscribers.len() as u64;
         for (subscription, subscriber) in &entry.subscribers {
-            subscriber.sink.push(*subscription, update.clone());
+            push(subscriber, *subscription, update.clone());
         }
+    }
+}
+
+/// Tells a subscriber. A sink that panics is its owner's concern: the store and the other subscribers go on.
+fn push(subscriber: &Subscriber, id: SubscriptionId, update: Update) {
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| subscriber.sink.push(id, update)));
+    if told.is_err() {
+        tracing::error!(subscription = %id, "a sink panicked");
     }
 }
