@@ -228,3 +228,180 @@ async fn a_server_and_the_program_around_it_share_one_store() {
     server.stop_now().await;
     store.bucket("tasks").delete("a").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_is_replaced_while_its_view_is_built_never_shows_the_old_one() {
+    let store = store_with_tasks().await;
+    let tasks: Vec<_> = (0..20_000).map(|at| task(&at.to_string())).collect();
+    store.bucket("tasks").insert_many(&tasks).await.unwrap();
+    for _ in 0..10 {
+        let early = tokio::spawn({
+            let store = store.clone();
+            async move { store.watch("open", Value::Null).await.map(|live| live.value()) }
+        });
+        store.undefine_query("open").await.unwrap();
+        let count = json!({ "bucket": "tasks", "aggregate": { "function": "count" } });
+        store
+            .define_query("open", QueryDefinition::from_value(&count).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(store.watch("open", Value::Null).await.unwrap().value(), Some(json!(20_000)));
+        // Whoever asked earlier got the old result, the new one, or was told that the query is gone.
+        if let Err(error) = early.await.unwrap() {
+            assert_eq!(error.code(), ErrorCode::QueryNotDefined);
+        }
+        store.undefine_query("open").await.unwrap();
+        let open = json!({ "bucket": "tasks", "filter": { "open": true } });
+        store
+            .define_query("open", QueryDefinition::from_value(&open).unwrap())
+            .await
+            .unwrap();
+    }
+    store.purge_expired().await.unwrap();
+    assert_eq!(store.stats().views.live, 0, "a view is left that nobody watches");
+}
+
+#[tokio::test]
+async fn a_live_query_drops_a_record_at_its_time_also_where_a_reference_holds_it() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let reading = Arc::clone(&clock);
+    let store = Store::builder().clock(move || reading.load(Ordering::SeqCst)).open().await.unwrap();
+    let tickets = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .ttl(Duration::from_millis(10))
+        .build()
+        .unwrap();
+    store.define_bucket("tickets", tickets).await.unwrap();
+    let seats = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .field("ticket", FieldSpec::string().references("tickets", OnDelete::Restrict))
+        .build()
+        .unwrap();
+    store.define_bucket("seats", seats).await.unwrap();
+    let count = json!({ "bucket": "tickets", "aggregate": { "function": "count" } });
+    store
+        .define_query("tickets", QueryDefinition::from_value(&count).unwrap())
+        .await
+        .unwrap();
+    store.bucket("tickets").insert(&json!({ "id": "held" })).await.unwrap();
+    store
+        .bucket("tickets")
+        .insert(&json!({ "id": "lasting", "_expiresAt": null }))
+        .await
+        .unwrap();
+    store.bucket("seats").insert(&json!({ "id": "1", "ticket": "held" })).await.unwrap();
+    let mut live = store.watch("tickets", Value::Null).await.unwrap();
+    assert_eq!(live.value(), Some(json!(2)));
+    clock.store(10, Ordering::SeqCst);
+    // Any commit after its time shows that it is gone.
+    store.bucket("seats").insert(&json!({ "id": "2" })).await.unwrap();
+    live.changed().await.unwrap();
+    assert_eq!(live.value(), Some(json!(1)));
+    let late = store.watch("tickets", Value::Null).await.unwrap();
+    store.bucket("seats").delete("1").await.unwrap();
+    clock.store(5_000, Ordering::SeqCst);
+    store.purge_expired().await.unwrap();
+    store.purge_expired().await.unwrap();
+    assert_eq!(store.stats().records.per_bucket["tickets"], 1);
+    assert_eq!(live.value(), store.run_query("tickets", &Value::Null).unwrap());
+    assert_eq!(late.value(), live.value());
+}
+
+#[tokio::test]
+async fn a_closure_that_recovers_to_an_older_result_says_so() {
+    let store = store_with_tasks().await;
+    let moody = |context: &noex_server::store::QueryContext<'_>, _: &Value| -> Result<Value, StoreError> {
+        match context.bucket("tasks")?.get("bad") {
+            Some(_) => Err(StoreError::QueryFailed("a bad record".to_owned())),
+            None => Ok(json!("well")),
+        }
+    };
+    store.define_closure("moody", moody).await.unwrap();
+    let mut live = store.watch("moody", Value::Null).await.unwrap();
+    store.bucket("tasks").insert(&task("bad")).await.unwrap();
+    assert!(matches!(live.changed().await, Err(WatchError::Failed(_))));
+    store.bucket("tasks").delete("bad").await.unwrap();
+    live.changed().await.unwrap();
+    assert_eq!(live.value(), Some(json!("well")));
+}
+
+#[tokio::test]
+async fn making_room_never_takes_what_the_same_command_stored() {
+    let store = Store::builder().in_memory().open().await.unwrap();
+    let tree = BucketDefinition::builder("id")
+        .field("id", FieldSpec::number())
+        .field("parent", FieldSpec::number().references("tree", OnDelete::Cascade))
+        .max_size(2)
+        .build()
+        .unwrap();
+    store.define_bucket("tree", tree).await.unwrap();
+    let tree = store.bucket("tree");
+    tree.insert(&json!({ "id": 1 })).await.unwrap();
+    tree.insert(&json!({ "id": 2 })).await.unwrap();
+    tree.insert(&json!({ "id": 3, "parent": 1 })).await.unwrap();
+    let left: Vec<_> = tree.all().unwrap().iter().map(|record| record.to_value()["id"].clone()).collect();
+    assert_eq!(left, [json!(1), json!(3)]);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_carries_out_and_keeps_what_was_submitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::builder().on_disk(folder.path()).open().await.unwrap();
+    let definition = BucketDefinition::builder("id").field("id", FieldSpec::number()).build().unwrap();
+    store.define_bucket("t", definition).await.unwrap();
+    let record = |id: u64| noex_server::protocol::Record::from_object(json!({ "id": id }).as_object().unwrap());
+    let insert = |id| noex_server::store::Operation::Insert {
+        bucket: "t".into(),
+        record: record(id),
+    };
+    let commits: Vec<_> = (0..10).map(|id| store.submit(insert(id)).unwrap()).collect();
+    drop(store);
+    for commit in commits {
+        commit.await.unwrap();
+    }
+    // The directory is free once the old store has let go of it.
+    let reopened = loop {
+        match Store::builder().on_disk(folder.path()).open().await {
+            Ok(store) => break store,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(reopened.bucket("t").count(&Filter::everything()).unwrap(), 10);
+}
+
+#[tokio::test]
+async fn what_one_command_may_cost_is_limited() {
+    let limits = noex_server::store::StoreLimits {
+        command: noex_server::store::CommandLimits {
+            rows_read: 1_000,
+            bytes: 10_000,
+            record_bytes: 2_000,
+        },
+        ..Default::default()
+    };
+    let store = Store::builder().limits(limits).open().await.unwrap();
+    let definition = BucketDefinition::builder("id")
+        .field("id", FieldSpec::number())
+        .field("text", FieldSpec::string())
+        .build()
+        .unwrap();
+    store.define_bucket("t", definition).await.unwrap();
+    let bucket = store.bucket("t");
+    let refused = |outcome: Result<_, StoreError>| outcome.map(|_: usize| ()).unwrap_err().code();
+    let long = json!({ "id": 0, "text": "x".repeat(2_000) });
+    assert_eq!(refused(bucket.insert(&long).await.map(|_| 0)), ErrorCode::ValidationError);
+    let records: Vec<_> = (0..20).map(|id| json!({ "id": id, "text": "x".repeat(300) })).collect();
+    bucket.insert_many(&records).await.unwrap();
+    let grow = json!({ "text": "x".repeat(1_500) });
+    assert_eq!(
+        refused(bucket.update_many(Filter::everything(), &grow).await),
+        ErrorCode::ValidationError
+    );
+    let text = Filter::from_value(&json!({ "text": "y" })).unwrap();
+    let searching = |steps| (0..steps).fold(Transaction::new(), |transaction, _| transaction.count("t", text.clone()));
+    store.transact(searching(50)).await.unwrap();
+    assert_eq!(refused(store.transact(searching(51)).await.map(|_| 0)), ErrorCode::ValidationError);
+    let reading = (0..2).fold(Transaction::new(), |transaction, _| transaction.select("t", Filter::everything()));
+    assert_eq!(refused(store.transact(reading).await.map(|_| 0)), ErrorCode::Backpressure);
+    assert_eq!(bucket.count(&text).unwrap(), 0, "nothing of what was refused is there");
+}

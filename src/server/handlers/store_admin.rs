@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::{Call, client_bucket, deny_reserved, fields, invalid};
 use crate::protocol::json::{write_object, write_text};
 use crate::protocol::{BucketName, Number, QueryName, message};
+use crate::store::long_work::in_place;
 use crate::store::query::QueryDefinition;
 use crate::store::state::{BucketDefinition, QueryEntry, QueryKind};
 use crate::store::{Operation, StoreError};
@@ -51,7 +52,9 @@ pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     if call.context.store.snapshot().bucket(name.as_str()).is_ok() {
         return Err(StoreError::BucketAlreadyExists(name).into());
     }
-    let definition = BucketDefinition::parse(&config).map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
+    // Patterns are compiled here, and that may take a while.
+    let parsed = in_place(|| BucketDefinition::parse(&config));
+    let definition = parsed.map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
     let success = Success::Prepared(call.encoder().named(name.as_str(), "created"));
     let definition = Arc::new(definition);
     call.submit(Operation::DefineBucket { name, definition }, success)
