@@ -42,6 +42,9 @@ use self::http::Endpoint;
 use self::listener::{Gate, Reception};
 use crate::store::Store;
 
+/// Handshakes that may always be in progress, however few connections there may be.
+const HANDSHAKES_MIN: usize = 64;
+
 /// A server that listens. Dropping it ends it at once: connections are cut off, acknowledged writes are kept.
 pub struct NoexServer {
     store: Store,
@@ -97,8 +100,9 @@ impl NoexServer {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
             handshake_timeout: config.connection_limits.handshake_timeout,
-            // As many again as there may be connections: a storm that fills all seats gets in at once.
-            handshakes_max: config.max_connections,
+            // As many again as there may be connections: a storm that fills all seats gets in at once, and with few
+            // seats there is still room to tell those who are too many.
+            handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
                 sessions: StoreSessions(context),
                 registry: Arc::clone(&registry),

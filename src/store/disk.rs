@@ -9,8 +9,11 @@ use super::durability::{Batch, Durability, DurabilityError};
 /// How long the thread sleeps when there is nothing to do at all.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How long between two steps of housekeeping: appends come first.
+/// How long the thread waits for an append before it does a step of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
+
+/// How long appends may keep housekeeping from being done.
+const HOUSEKEEPING_LATEST: Duration = Duration::from_millis(100);
 
 /// What the thread is asked to do.
 enum Job {
@@ -52,6 +55,8 @@ impl Disk {
             sync_every,
             report,
             unsynced_since: None,
+            more_to_tidy: true,
+            tidied: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("noex-disk".to_owned())
@@ -110,40 +115,31 @@ struct Worker {
     sync_every: Option<Duration>,
     report: Reporter,
     unsynced_since: Option<Instant>,
+    more_to_tidy: bool,
+    tidied: Instant,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
-        let mut more_to_tidy = true;
         loop {
-            let job = match inbox.recv_timeout(self.patience(more_to_tidy)) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => {
-                    let done = self.sync_if_due().and_then(|()| self.durability.tidy());
-                    match done {
-                        Ok(more) => more_to_tidy = more,
-                        Err(error) => return self.report.failed(&error),
-                    }
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => Job::Close,
+            let done = match inbox.recv_timeout(self.patience()) {
+                Ok(Job::Append(batch)) => self.append(&batch),
+                Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
+                Err(RecvTimeoutError::Timeout) => self.sync_if_due().and_then(|()| self.tidy()),
             };
-            match job {
-                Job::Append(batch) => {
-                    more_to_tidy |= !batch.dropped.is_empty();
-                    if let Err(error) = self.append(&batch) {
-                        return self.report.failed(&error);
-                    }
-                    self.report.say(DiskReport::Appended);
-                }
-                Job::Close => {
-                    let closed = self.durability.sync().and_then(|()| self.durability.close());
-                    return match closed {
-                        Ok(()) => self.report.say(DiskReport::Closed),
-                        Err(error) => self.report.failed(&error),
-                    };
-                }
+            if let Err(error) = done {
+                return self.report.failed(&error);
             }
+        }
+    }
+
+    fn close(mut self) {
+        if let Err(error) = self.durability.sync() {
+            return self.report.failed(&error);
+        }
+        match self.durability.close() {
+            Ok(()) => self.report.say(DiskReport::Closed),
+            Err(error) => self.report.failed(&error),
         }
     }
 
@@ -152,7 +148,21 @@ impl Worker {
         if self.sync_every.is_some() {
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
-        self.sync_if_due()
+        self.sync_if_due()?;
+        self.report.say(DiskReport::Appended);
+        self.more_to_tidy |= !batch.dropped.is_empty();
+        // Appends come first, but not for ever: what is dropped must go from the disk also under steady load.
+        if self.more_to_tidy && self.tidied.elapsed() > HOUSEKEEPING_LATEST {
+            self.tidy()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tidy(&mut self) -> Result<(), DurabilityError> {
+        self.more_to_tidy = self.durability.tidy()?;
+        self.tidied = Instant::now();
+        Ok(())
     }
 
     fn sync_if_due(&mut self) -> Result<(), DurabilityError> {
@@ -166,10 +176,10 @@ impl Worker {
         Ok(())
     }
 
-    fn patience(&self, more_to_tidy: bool) -> Duration {
+    fn patience(&self) -> Duration {
         match (self.sync_every, self.unsynced_since) {
             (Some(every), Some(since)) => every.saturating_sub(since.elapsed()),
-            _ if more_to_tidy => HOUSEKEEPING,
+            _ if self.more_to_tidy => HOUSEKEEPING,
             _ => IDLE,
         }
     }

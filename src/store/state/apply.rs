@@ -275,6 +275,7 @@ fn define_bucket(
     if state.bucket_id(name.as_str()).is_some() {
         return Err(StoreError::BucketAlreadyExists(name.clone()));
     }
+    check_identities(state)?;
     state.add_bucket(name.clone(), Arc::clone(definition));
     state.commit();
     effects.catalog_changed = true;
@@ -344,12 +345,21 @@ fn empty_bucket(state: &mut State, name: &BucketName, effects: &mut Effects) -> 
     if bucket.row_count() == 0 {
         return Ok(Outcome::Done);
     }
+    check_identities(state)?;
     if let Some(new) = state.replace_bucket(name) {
         effects.emptied.push((name.clone(), old, new));
     }
     state.commit();
     effects.catalog_changed = true;
     Ok(Outcome::Done)
+}
+
+/// Identities are never given out twice, so they can run out: after four thousand million buckets and clears.
+fn check_identities(state: &State) -> Result<(), StoreError> {
+    if state.next_bucket() == u32::MAX {
+        return Err(StoreError::LimitExceeded("There are no more identities for buckets".to_owned()));
+    }
+    Ok(())
 }
 
 /// Whether another bucket refers to this one. References within a bucket go with its records.

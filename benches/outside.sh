@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Measures the built server from outside, as ratios to the load generator's own echo server in the same run.
+#
+#   cargo build --release && benches/outside.sh path/to/wsload [seconds]
+#
+# The figures are in docs/BENCHMARKS.md. Everything stays on this machine's loopback and in a folder of its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+wsload=${1:?the path of the load generator}
+secs=${2:-5}
+server=$PWD/target/release/noex-server
+folder=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$folder"' EXIT
+
+# Preparing a large bucket takes longer than the heartbeat waits for a client that does not answer pings.
+cat >"$folder/config.json" <<'JSON'
+{ "heartbeat": { "intervalMs": 3600000 }, "connectionLimits": { "maxTotalSubscriptions": 20000 }, "logLevel": "warn" }
+JSON
+
+pid= port=
+start() { # durability, data folder
+    "$server" --config "$folder/config.json" --port 0 --durability "$1" --data-dir "$folder/$2" >"$folder/banner" 2>"$folder/log" &
+    pid=$!
+    until grep -q 'ws://' "$folder/banner"; do kill -0 "$pid"; sleep 0.05; done
+    port=$(grep -o 'ws://[^ ]*' "$folder/banner" | head -n 1 | sed 's/.*://')
+}
+stop() { kill "$pid"; wait "$pid" || true; }
+load() { printf '%-28s' "$1"; shift; "$wsload" "$@"; }
+
+"$wsload" echo --port 9101 >/dev/null &
+sleep 0.5
+common="--records 10000 --filler 90 --secs $secs"
+# shellcheck disable=SC2086
+{
+    start memory memory
+    load 'echo 16x16' rr --op raw --addr 127.0.0.1:9101 $common
+    load 'get 16x16' rr --op get --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'where 16x16' rr --op where --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'echo 16x1' rr --op raw --depth 1 --addr 127.0.0.1:9101 $common
+    load 'get 16x1' rr --op get --depth 1 --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'insert, memory 16x16' rr --op insert --addr "127.0.0.1:$port" --pid "$pid" $common
+    stop
+    start sync sync
+    load 'insert, fsynced 16x16' rr --op insert --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'transaction, fsynced 16x16' rr --op tx --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'echo 16x16' rr --op raw --addr 127.0.0.1:9101 $common
+    load 'insert, fsynced 64x64' rr --op insert --conns 64 --depth 64 --addr "127.0.0.1:$port" --pid "$pid" $common
+    load 'echo 64x64' rr --op raw --conns 64 --depth 64 --addr 127.0.0.1:9101 $common
+    stop
+}
+
+for durability in memory sync; do
+    for views in 10 10000; do
+        start "$durability" "views-$durability-$views"
+        load "$durability, views" views --records 100000 --filler 90 --views "$views" --addr "127.0.0.1:$port" --pid "$pid"
+        stop
+    done
+done
+for records in 1000 1000000; do
+    start memory "size-$records"
+    load 'memory, size' views --records "$records" --filler 90 --views 0 --writes 5000 --addr "127.0.0.1:$port" --pid "$pid"
+    stop
+done
+
+start interval million
+load 'a million, to disk' views --records 1000000 --filler 90 --views 0 --writes 1000 --addr "127.0.0.1:$port" --pid "$pid"
+stop
+for _ in 1 2 3; do
+    begun=$(date +%s%N)
+    start sync million
+    printf '%-28s%d ms, %s\n' 'start with a million' $((($(date +%s%N) - begun) / 1000000)) "$(grep VmRSS "/proc/$pid/status" | tr -s '\t ' ' ')"
+    stop
+done
