@@ -1,6 +1,6 @@
 //! What can go wrong in the store, with the code that each carries on the wire.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::protocol::{BucketName, Datum, ErrorCode, Issue, QueryName, join_issues};
 
@@ -161,6 +161,21 @@ impl StoreError {
             what: what.into(),
             issues: vec![issue],
         }
+    }
+
+    /// Reads something from a JSON value that must be an object.
+    pub(super) fn or_invalid<T>(
+        what: &str,
+        value: &Value,
+        parse: impl FnOnce(&Map<String, Value>) -> Result<T, Vec<Issue>>,
+    ) -> Result<T, Self> {
+        let parsed = value
+            .as_object()
+            .map_or_else(|| Err(vec![Issue::new("", "type", "Expected an object")]), parse);
+        parsed.map_err(|issues| Self::Invalid {
+            what: what.to_owned(),
+            issues,
+        })
     }
 
     /// The code on the wire.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use noex_server::protocol::ErrorCode;
 use noex_server::server::{Config, NoexServer};
 use noex_server::store::query::{Filter, QueryDefinition};
-use noex_server::store::state::{Generated, OnDelete};
+use noex_server::store::state::OnDelete;
 use noex_server::store::{BucketDefinition, EndReason, EventKind, Events, FieldSpec, Heard, Store, StoreError, Transaction, WatchError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -171,8 +171,8 @@ async fn records_end_by_the_clock_that_the_program_gives() {
     assert_eq!(live.value(), Some(json!(0)));
 }
 
-#[tokio::test]
-async fn an_expired_record_that_is_still_referred_to_is_unseen_and_goes_with_the_reference() {
+/// Tickets that live for 10 ms by the clock that comes along, and seats that refer to them.
+async fn store_with_seats() -> (Store, Arc<AtomicU64>) {
     let clock = Arc::new(AtomicU64::new(0));
     let reading = Arc::clone(&clock);
     let store = Store::builder().clock(move || reading.load(Ordering::SeqCst)).open().await.unwrap();
@@ -183,20 +183,26 @@ async fn an_expired_record_that_is_still_referred_to_is_unseen_and_goes_with_the
         .unwrap();
     store.define_bucket("tickets", tickets).await.unwrap();
     let seats = BucketDefinition::builder("id")
-        .field("id", FieldSpec::number().generated(Generated::Autoincrement))
+        .field("id", FieldSpec::string())
         .field("ticket", FieldSpec::string().references("tickets", OnDelete::Restrict))
         .build()
         .unwrap();
     store.define_bucket("seats", seats).await.unwrap();
+    (store, clock)
+}
+
+#[tokio::test]
+async fn an_expired_record_that_is_still_referred_to_is_unseen_and_goes_with_the_reference() {
+    let (store, clock) = store_with_seats().await;
     store.bucket("tickets").insert(&json!({ "id": "t" })).await.unwrap();
-    store.bucket("seats").insert(&json!({ "ticket": "t" })).await.unwrap();
+    store.bucket("seats").insert(&json!({ "id": "1", "ticket": "t" })).await.unwrap();
     clock.store(10, Ordering::SeqCst);
     store.purge_expired().await.unwrap();
     assert_eq!(store.bucket("tickets").all().unwrap(), []);
     assert_eq!(store.stats().records.per_bucket["tickets"], 1, "it is held in place");
-    let second = store.bucket("seats").insert(&json!({ "ticket": "t" })).await;
+    let second = store.bucket("seats").insert(&json!({ "id": "2", "ticket": "t" })).await;
     assert_eq!(second.unwrap_err().code(), ErrorCode::Conflict, "nobody new can refer to it");
-    store.bucket("seats").delete(1).await.unwrap();
+    store.bucket("seats").delete("1").await.unwrap();
     store.purge_expired().await.unwrap();
     assert_eq!(store.stats().records.per_bucket["tickets"], 0);
 }
@@ -263,21 +269,7 @@ async fn a_query_that_is_replaced_while_its_view_is_built_never_shows_the_old_on
 
 #[tokio::test]
 async fn a_live_query_drops_a_record_at_its_time_also_where_a_reference_holds_it() {
-    let clock = Arc::new(AtomicU64::new(0));
-    let reading = Arc::clone(&clock);
-    let store = Store::builder().clock(move || reading.load(Ordering::SeqCst)).open().await.unwrap();
-    let tickets = BucketDefinition::builder("id")
-        .field("id", FieldSpec::string())
-        .ttl(Duration::from_millis(10))
-        .build()
-        .unwrap();
-    store.define_bucket("tickets", tickets).await.unwrap();
-    let seats = BucketDefinition::builder("id")
-        .field("id", FieldSpec::string())
-        .field("ticket", FieldSpec::string().references("tickets", OnDelete::Restrict))
-        .build()
-        .unwrap();
-    store.define_bucket("seats", seats).await.unwrap();
+    let (store, clock) = store_with_seats().await;
     let count = json!({ "bucket": "tickets", "aggregate": { "function": "count" } });
     store
         .define_query("tickets", QueryDefinition::from_value(&count).unwrap())

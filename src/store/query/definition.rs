@@ -56,15 +56,7 @@ impl QueryDefinition {
     /// # Errors
     /// [`StoreError::Invalid`] with all that is wrong with it.
     pub fn from_value(value: &Value) -> Result<Self, StoreError> {
-        let issues = match value.as_object().map(Self::parse) {
-            Some(Ok(parsed)) => return Ok(parsed),
-            Some(Err(issues)) => issues,
-            None => vec![Issue::new("", "type", "Expected an object")],
-        };
-        Err(StoreError::Invalid {
-            what: "query definition".to_owned(),
-            issues,
-        })
+        StoreError::or_invalid("query definition", value, Self::parse)
     }
 
     /// Checks a definition as a caller sends it.

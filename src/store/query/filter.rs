@@ -28,15 +28,7 @@ impl Filter {
     /// # Errors
     /// [`StoreError::Invalid`] with all that is wrong with it.
     pub fn from_value(value: &Value) -> Result<Self, StoreError> {
-        let issues = match value.as_object().map(Self::parse) {
-            Some(Ok(parsed)) => return Ok(parsed),
-            Some(Err(issues)) => issues,
-            None => vec![Issue::new("", "type", "Expected an object")],
-        };
-        Err(StoreError::Invalid {
-            what: "filter".to_owned(),
-            issues,
-        })
+        StoreError::or_invalid("filter", value, Self::parse)
     }
 
     /// The filter that lets every record through.

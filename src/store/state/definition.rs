@@ -111,15 +111,7 @@ impl BucketDefinition {
     /// # Errors
     /// [`StoreError::Invalid`] with all that is wrong with it.
     pub fn from_value(value: &Value) -> Result<Self, StoreError> {
-        let issues = match value.as_object().map(Self::parse) {
-            Some(Ok(parsed)) => return Ok(parsed),
-            Some(Err(issues)) => issues,
-            None => vec![Issue::new("", "type", "Expected an object")],
-        };
-        Err(StoreError::Invalid {
-            what: "bucket definition".to_owned(),
-            issues,
-        })
+        StoreError::or_invalid("bucket definition", value, Self::parse)
     }
 
     /// Starts a definition in Rust, with the name of the key field.
