@@ -70,7 +70,7 @@ impl Store {
     /// The store's time, in milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.inner.shared.now().max(self.inner.shared.published().now())
+        self.inner.shared.read_time()
     }
 
     /// Hands an operation over, to be done in the order of submission. The future gives its outcome once that is

@@ -56,6 +56,11 @@ impl Shared {
         (self.clock)()
     }
 
+    /// The time as readers see it: never before that of the newest durable commit.
+    pub(super) fn read_time(&self) -> Timestamp {
+        self.now().max(self.published.load().now())
+    }
+
     /// When the next record ends: what the timer waits for.
     pub(super) fn next_expiry(&self) -> watch::Receiver<Option<Number>> {
         self.next_expiry.subscribe()

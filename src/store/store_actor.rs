@@ -8,6 +8,7 @@
 //! When the disk fails, the working state goes back to what was published, writes are refused from then on, and
 //! reads go on. The actor is not restarted for it: a restart would not mend the disk.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -301,8 +302,12 @@ impl StoreState {
         }
         // A bucket that is looked at anew needs no changes on top.
         let emptied: HashSet<_> = effects.emptied.iter().map(|(.., new)| *new).collect();
-        let followed: Vec<_> = visible.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
-        self.views.follow(&followed, state);
+        if emptied.is_empty() {
+            self.views.follow(&visible, state);
+        } else {
+            let followed: Vec<_> = visible.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
+            self.views.follow(&followed, state);
+        }
         for name in replaced.into_iter().filter(|name| state.bucket_id(name.as_str()).is_some()) {
             self.views.reset(name, state);
         }
@@ -504,7 +509,10 @@ impl Drop for StoreState {
 
 /// The changes as readers see them: a record whose time is up is not there. Records that stay past their time
 /// because something refers to them are seen to go when it comes.
-fn visible_changes(changes: &[Change], before: &State, after: &State) -> Vec<Change> {
+fn visible_changes<'c>(changes: &'c [Change], before: &State, after: &State) -> Cow<'c, [Change]> {
+    if !before.has_mortal_buckets() && !after.has_mortal_buckets() {
+        return Cow::Borrowed(changes);
+    }
     let live =
         |record: &Option<Record>, bucket: &Arc<Bucket>, now: Timestamp| record.clone().filter(|record| !bucket.is_expired(record, now));
     let mut visible: Vec<_> = changes
@@ -535,7 +543,7 @@ fn visible_changes(changes: &[Change], before: &State, after: &State) -> Vec<Cha
             }));
         }
     }
-    visible
+    Cow::Owned(visible)
 }
 
 impl Building {

@@ -171,6 +171,12 @@ impl State {
         self.referrers.get(target).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the records of any bucket end by themselves.
+    #[must_use]
+    pub(in crate::store) fn has_mortal_buckets(&self) -> bool {
+        !self.mortal.is_empty()
+    }
+
     /// When the next record of any bucket ends.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Number> {
