@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::cursor::Cursor;
 use super::error_code::ErrorCode;
 use super::ids::{ConnectionId, SubscriptionId};
 use super::json::{write_text, write_value};
@@ -70,6 +71,31 @@ pub fn push(subscription: SubscriptionId, data: Option<&[u8]>) -> Vec<u8> {
             member(out, "data");
             out.extend_from_slice(data);
         }
+    })
+}
+
+/// What happened to the records of a followed bucket in one commit.
+#[must_use]
+pub fn changes(subscription: SubscriptionId, data: &[u8], cursor: Cursor) -> Vec<u8> {
+    feed(subscription, cursor, data.len(), |out| {
+        member(out, "data");
+        out.extend_from_slice(data);
+    })
+}
+
+/// So many changes of a followed bucket were left out because the client was too slow; `cursor` is the place behind
+/// them.
+#[must_use]
+pub fn changes_missed(subscription: SubscriptionId, missed: u64, cursor: Cursor) -> Vec<u8> {
+    feed(subscription, cursor, 24, |out| number_member(out, "missed", missed))
+}
+
+fn feed(subscription: SubscriptionId, cursor: Cursor, bytes: usize, content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    message("push", 128 + bytes, |out| {
+        text_member(out, "channel", "changes");
+        text_member(out, "subscriptionId", &subscription.to_string());
+        content(out);
+        text_member(out, "cursor", &cursor.to_string());
     })
 }
 

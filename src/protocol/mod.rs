@@ -5,6 +5,7 @@
 
 mod close_code;
 mod codec;
+mod cursor;
 mod datum;
 mod error_code;
 mod ids;
@@ -18,6 +19,7 @@ mod request;
 
 pub use close_code::CloseCode;
 pub use codec::{Envelope, MAX_DEPTH, decode_text};
+pub use cursor::{Cursor, CursorScope, NotACursor};
 pub use datum::{Datum, Text, compare_utf16, utf16_length};
 pub use error_code::ErrorCode;
 pub use ids::{BucketName, ConnectionId, QueryName, SubscriptionId};

@@ -37,6 +37,7 @@ mod error;
 mod events;
 #[cfg(test)]
 mod fault_tests;
+mod feeds;
 mod handle;
 mod inbox;
 pub(crate) mod long_work;
@@ -54,6 +55,7 @@ pub use closure::{BucketView, ClosureQuery, QueryContext};
 pub use command::{Action, Command, CommandLimits, Operation, Outcome, Step};
 pub use error::StoreError;
 pub use events::{Event, EventKind, Events, Heard, topic_matches};
+pub use feeds::ChangeSet;
 pub use handle::{BucketHandle, Commit, Snapshot, Store};
 pub use state::{BucketDefinition, FieldSpec, Timestamp};
 pub use stats::StoreStats;

@@ -12,12 +12,14 @@ use super::StoreError;
 use super::handle::Store;
 use super::store_actor::StoreMessage;
 use super::views::{EndReason, Sink, Update, ViewResult};
-use crate::protocol::SubscriptionId;
+use crate::protocol::{CursorScope, SubscriptionId};
 
 /// A subscription that was opened: its first result, and the guard that keeps it.
 pub struct Subscribed {
     /// The result at the commit from which on changes are pushed.
     pub result: Arc<ViewResult>,
+    /// What its cursors have in common.
+    pub scope: CursorScope,
     /// Ends the subscription when it goes.
     pub subscription: Subscription,
 }
@@ -73,7 +75,12 @@ impl Future for Subscribing {
         let result = answer.unwrap_or(Err(StoreError::Closed));
         Poll::Ready(result.and_then(|result| {
             let subscription = self.subscription.take().ok_or(StoreError::Closed)?;
-            Ok(Subscribed { result, subscription })
+            let scope = CursorScope { epoch: 0, subject: 0 };
+            Ok(Subscribed {
+                result,
+                scope,
+                subscription,
+            })
         }))
     }
 }
@@ -167,6 +174,8 @@ impl LiveQuery {
             }
             Update::Ended(reason) => Err(WatchError::Ended(*reason)),
             Update::Failed(error) => Err(WatchError::Failed(error.clone())),
+            // Only a follower of a bucket gets these, and a query's is none.
+            Update::Changes(_) | Update::Missed { .. } => Ok(()),
         }
     }
 }

@@ -19,8 +19,7 @@ use super::outbox::{Outbox, Updates};
 use super::phase::{Event, Phase};
 use super::socket::{Incoming, LINGER, Socket};
 use super::{Limits, Reply, Service};
-use crate::protocol::{CloseCode, Envelope, Order, SubscriptionId, message};
-use crate::store::Update;
+use crate::protocol::{CloseCode, Envelope, Order, message};
 
 /// The most messages taken from one socket before others have their turn.
 const BATCH_MESSAGES: usize = 64;
@@ -199,25 +198,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn send_updates(&mut self) {
         while self.socket.unsent() < self.limits.high_water_bytes {
             let Some((id, update)) = self.updates.pop() else { return };
-            if let Some(push) = self.encode_update(id, update) {
+            if let Some(push) = self.service.message(id, update) {
                 self.socket.send(push);
             }
         }
-    }
-
-    fn encode_update(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        if !self.service.holds(id) {
-            // Unsubscribed since: after the answer to that, nothing comes for it any more.
-            return None;
-        }
-        Some(match update {
-            Update::Result(result) => message::push(id, result.data().as_deref()),
-            Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
-            Update::Ended(reason) => {
-                self.service.ended(id);
-                message::subscription_ended(id, reason.as_str())
-            }
-        })
     }
 
     /// Whether a request may be taken now. Otherwise the socket is left alone, and TCP makes the client wait.

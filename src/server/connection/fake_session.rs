@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::outbox::Outbox;
 use super::{Reply, Service, Sessions};
-use crate::protocol::{Request, SubscriptionId};
+use crate::protocol::{CursorScope, Request, SubscriptionId, message};
+use crate::store::Update;
 
 /// What the test and its sessions share.
 #[derive(Default)]
@@ -54,6 +55,9 @@ impl Script {
         released
     }
 }
+
+/// What the cursors of all subscriptions in tests have in common.
+pub(crate) const SCOPE: CursorScope = CursorScope { epoch: 1, subject: 2 };
 
 /// An answer that is not there yet.
 pub(crate) enum Pending {
@@ -129,12 +133,20 @@ impl Service for FakeSession {
         answer(id)
     }
 
-    fn holds(&self, subscription: SubscriptionId) -> bool {
-        self.0.held.lock().contains(&subscription)
-    }
-
-    fn ended(&mut self, subscription: SubscriptionId) {
-        self.0.held.lock().remove(&subscription);
+    fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+        if !self.0.held.lock().contains(&id) {
+            return None;
+        }
+        Some(match update {
+            Update::Result(result) => message::push(id, result.data().as_deref()),
+            Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
+            Update::Changes(set) => message::changes(id, set.data(), SCOPE.at(set.seq())),
+            Update::Missed { changes, seq } => message::changes_missed(id, changes, SCOPE.at(seq)),
+            Update::Ended(reason) => {
+                self.0.held.lock().remove(&id);
+                message::subscription_ended(id, reason.as_str())
+            }
+        })
     }
 }
 

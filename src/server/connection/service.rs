@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::outbox::Outbox;
 use crate::protocol::{Request, SubscriptionId};
 use crate::server::handlers::{Completion, Handled, HandlerContext, PendingAnswer, Session};
+use crate::store::Update;
 
 /// How a request is answered.
 pub(crate) enum Reply<P, C> {
@@ -29,10 +30,9 @@ pub(crate) trait Service: Send + 'static {
     fn handle(&mut self, request: &Request<'_>) -> Reply<Self::Pending, Self::Completion>;
     /// Ends a request that was carried out alone. Gives its answer.
     fn complete(&mut self, completion: Self::Completion) -> Vec<u8>;
-    /// Whether the subscription is one of this session.
-    fn holds(&self, subscription: SubscriptionId) -> bool;
-    /// The store has ended the subscription.
-    fn ended(&mut self, subscription: SubscriptionId);
+    /// The message about something new of a subscription; none where the session no longer has it. Asked for when
+    /// the message is about to be sent, in the order in which messages are sent.
+    fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>>;
 }
 
 impl Service for Session {
@@ -51,12 +51,8 @@ impl Service for Session {
         self.complete(completion)
     }
 
-    fn holds(&self, subscription: SubscriptionId) -> bool {
-        self.holds(subscription)
-    }
-
-    fn ended(&mut self, subscription: SubscriptionId) {
-        self.ended(subscription);
+    fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+        self.message(subscription, update)
     }
 }
 

@@ -29,7 +29,7 @@ pub use self::failure::Failure;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
 use crate::store::query::AggregateFunction;
-use crate::store::{Sink, Store, StoreError};
+use crate::store::{Sink, Store, StoreError, Update};
 
 /// What all sessions of a server share.
 pub struct HandlerContext {
@@ -83,15 +83,10 @@ impl Session {
         completion.answer
     }
 
-    /// Whether a subscription is one of this session.
-    #[must_use]
-    pub fn holds(&self, subscription: SubscriptionId) -> bool {
-        self.subscriptions.contains(subscription)
-    }
-
-    /// The store has ended a subscription: its place is free.
-    pub fn ended(&mut self, subscription: SubscriptionId) {
-        self.subscriptions.remove(subscription);
+    /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
+    /// that, nothing comes for it any more.
+    pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+        self.subscriptions.message(subscription, update)
     }
 
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Handled, Failure> {

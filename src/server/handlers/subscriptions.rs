@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::store_reads::open_query;
 use super::{Call, fields};
 use crate::protocol::json::write_text;
-use crate::protocol::{ErrorCode, Number, SubscriptionId, message};
-use crate::store::{Sink, StoreError, Subscribed, Subscription};
+use crate::protocol::{CursorScope, ErrorCode, Number, SubscriptionId, message};
+use crate::store::{Sink, StoreError, Subscribed, Subscription, Update};
 
 /// The subscriptions of one connection. Dropping them ends them.
 #[derive(Default)]
@@ -23,6 +23,7 @@ pub(super) struct Subscriptions {
 
 /// A subscription that is going on: dropping it ends it and frees its place.
 struct Active {
+    scope: CursorScope,
     _subscription: Subscription,
     _place: Place,
 }
@@ -104,12 +105,18 @@ impl Subscriptions {
         self.active.insert(opened.id, opened.active);
     }
 
-    pub(super) fn remove(&mut self, id: SubscriptionId) {
-        self.active.remove(&id);
-    }
-
-    pub(super) fn contains(&self, id: SubscriptionId) -> bool {
-        self.active.contains_key(&id)
+    pub(super) fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+        let active = self.active.get(&id)?;
+        Some(match update {
+            Update::Result(result) => message::push(id, result.data().as_deref()),
+            Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
+            Update::Changes(set) => message::changes(id, set.data(), active.scope.at(set.seq())),
+            Update::Missed { changes, seq } => message::changes_missed(id, changes, active.scope.at(seq)),
+            Update::Ended(reason) => {
+                self.active.remove(&id);
+                message::subscription_ended(id, reason.as_str())
+            }
+        })
     }
 }
 
@@ -130,6 +137,7 @@ fn open(request: Number, id: SubscriptionId, subscribed: Subscribed, place: Plac
         out.push(b'}');
     });
     let active = Active {
+        scope: subscribed.scope,
         _subscription: subscribed.subscription,
         _place: place,
     };

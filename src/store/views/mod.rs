@@ -23,6 +23,7 @@ pub use result::ViewResult;
 use self::live_view::{Followed, LiveView, Plan};
 use self::routing::Routing;
 use super::StoreError;
+use super::feeds::ChangeSet;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
 use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
@@ -42,6 +43,15 @@ pub enum Update {
     Ended(EndReason),
     /// The evaluation failed: the subscription stays, with its last result.
     Failed(StoreError),
+    /// Records of a followed bucket changed. Every one of these counts, in their order.
+    Changes(Arc<ChangeSet>),
+    /// Changes of a followed bucket were left out because the follower was too slow.
+    Missed {
+        /// How many.
+        changes: u64,
+        /// The commit behind which the next change follows.
+        seq: u64,
+    },
 }
 
 /// Why a subscription is over.
