@@ -47,6 +47,7 @@ impl TestServer {
             registry: Arc::clone(&registry),
             heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
             limits: Limits::from(&config),
+            counters: Arc::default(),
         };
         let reception = Reception {
             gate: Arc::clone(&gate),

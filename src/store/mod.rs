@@ -58,7 +58,7 @@ pub use events::{Event, EventKind, Events, Heard, topic_matches};
 pub use feeds::ChangeSet;
 pub use handle::{BucketHandle, Commit, Snapshot, Store};
 pub use state::{BucketDefinition, FieldSpec, Timestamp};
-pub use stats::StoreStats;
+pub use stats::{MaintenanceStats, StoreStats, ViewStats};
 pub use subscription::{LiveQuery, Subscribed, Subscribing, Subscription, WatchError};
 pub use transaction::Transaction;
 pub use views::{EndReason, Sink, Update, ViewResult};

@@ -7,6 +7,7 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+mod server_info;
 mod store_admin;
 mod store_reads;
 mod store_writes;
@@ -28,6 +29,7 @@ use self::encode::Encoder;
 pub use self::failure::Failure;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
+use crate::server::statistics::Overview;
 use crate::store::query::AggregateFunction;
 use crate::store::{Sink, Store, StoreError, Update};
 
@@ -35,6 +37,8 @@ use crate::store::{Sink, Store, StoreError, Update};
 pub struct HandlerContext {
     /// The store.
     pub store: Store,
+    /// What the server says of itself.
+    pub overview: Arc<Overview>,
     /// The most subscriptions of one connection.
     pub max_subscriptions_per_connection: usize,
     /// The most subscriptions of all connections together.
@@ -59,13 +63,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose subscriptions push into `sink`.
+    /// A session whose subscriptions push into `sink`. `count` is kept at their number.
     #[must_use]
-    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>) -> Self {
+    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>, count: Arc<AtomicUsize>) -> Self {
         Self {
             context,
             sink,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::counted_by(count),
         }
     }
 
@@ -134,6 +138,8 @@ impl Session {
             Operation::StoreDefineQuery => store_admin::define_query(call),
             Operation::StoreUndefineQuery => store_admin::undefine_query(call),
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
+            Operation::ServerStats => server_info::stats(call),
+            Operation::ServerConnections => server_info::connections(call),
         }
     }
 }

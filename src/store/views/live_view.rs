@@ -13,6 +13,7 @@ use crate::store::StoreError;
 use crate::store::closure::{ClosureQuery, Dependencies};
 use crate::store::query::{QueryResult, Reader, ResolvedQuery};
 use crate::store::state::{Bucket, Change, State, Timestamp};
+use crate::store::stats::MaintenanceStats;
 
 /// What a view computes.
 #[derive(Clone, Debug)]
@@ -99,6 +100,16 @@ impl LiveView {
                 .map_or(0, |bucket| Reader::new(bucket, state.now()).query_cost(query)),
             // What a closure reads is not known before it has run.
             Plan::Closure(..) => 0,
+        }
+    }
+
+    /// Where the view is counted. A view follows changes in the same way for as long as it is kept.
+    pub(super) fn count_in<'c>(&self, counts: &'c mut MaintenanceStats) -> &'c mut u64 {
+        match &self.maintenance {
+            Maintenance::Rows(_) => &mut counts.by_row,
+            Maintenance::Number(_) => &mut counts.by_value,
+            Maintenance::Groups(_) => &mut counts.by_group,
+            Maintenance::Reevaluated => &mut counts.anew,
         }
     }
 

@@ -26,6 +26,7 @@ use super::StoreError;
 use super::feeds::ChangeSet;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
+use super::stats::MaintenanceStats;
 use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
 
 /// Who is told of new results. Called on the store's own task: it must not block.
@@ -52,6 +53,17 @@ pub enum Update {
         /// The commit behind which the next change follows.
         seq: u64,
     },
+}
+
+impl Update {
+    /// How many changes the subscriber is told that it has missed.
+    #[must_use]
+    pub fn missed_changes(&self) -> u64 {
+        match self {
+            Self::Missed { changes, .. } => *changes,
+            Self::Result(_) | Self::Ended(_) | Self::Failed(_) | Self::Changes(_) => 0,
+        }
+    }
 }
 
 /// Why a subscription is over.
@@ -228,8 +240,10 @@ pub(super) struct ViewCounters {
     pub views: u64,
     /// Times that a view had to be evaluated anew.
     pub reevaluations: u64,
-    /// Results handed to subscribers.
-    pub pushes: u64,
+    /// New results offered to subscribers.
+    pub offered: u64,
+    /// Views that are being kept, by how they follow changes.
+    pub maintenance: MaintenanceStats,
 }
 
 /// All live views of a store.
@@ -261,6 +275,7 @@ impl Views {
     pub(super) fn adopt(&mut self, blueprint: &Blueprint, built: Built) {
         self.last += 1;
         let id = ViewId(self.last);
+        *built.0.count_in(&mut self.counters.maintenance) += 1;
         self.routing.add(id, &built.0);
         self.by_key.insert(blueprint.key.clone(), id);
         self.entries.insert(
@@ -312,6 +327,7 @@ impl Views {
     fn drop_view(&mut self, id: ViewId) {
         self.routing.remove(id);
         if let Some(entry) = self.entries.remove(&id) {
+            *entry.view.count_in(&mut self.counters.maintenance) -= 1;
             self.by_key.remove(&entry.key);
         }
     }
@@ -398,7 +414,7 @@ impl Views {
             self.routing.add(id, &entry.view);
         }
         let Some(update) = update else { return };
-        self.counters.pushes += entry.subscribers.len() as u64;
+        self.counters.offered += entry.subscribers.len() as u64;
         for (subscription, subscriber) in &entry.subscribers {
             push(subscriber, *subscription, update.clone());
         }
