@@ -205,7 +205,8 @@ impl NoexServer {
         self.stopped.get_or_init(|| self.stop_after(self.grace)).await;
     }
 
-    /// Stops without a grace period, or ends the one that is running. What is in flight is still answered.
+    /// Stops without a grace period, or cuts short a stop that is under way. What is in flight has one second to be
+    /// answered.
     pub async fn stop_now(&self) {
         self.hurry.send_replace(true);
         self.stopped.get_or_init(|| self.stop_after(Duration::ZERO)).await;

@@ -449,11 +449,12 @@ impl StoreState {
         let Some(result) = self.views.subscribe(&blueprint, id, sink) else {
             return;
         };
+        // Before the answer: whoever has it and asks for the statistics finds the view in them.
+        self.shared.set_view_counters(self.views.counters());
         if reply.send(Ok(result)).is_err() {
             // Whoever asked is gone already.
-            self.views.unsubscribe(id);
+            self.unsubscribe(id);
         }
-        self.shared.set_view_counters(self.views.counters());
     }
 
     fn unsubscribe(&mut self, id: SubscriptionId) {

@@ -103,7 +103,7 @@ impl LiveView {
         }
     }
 
-    /// Where the view is counted. A view follows changes in the same way for as long as it is kept.
+    /// Where the view is counted, by how it follows changes.
     pub(super) fn count_in<'c>(&self, counts: &'c mut MaintenanceStats) -> &'c mut u64 {
         match &self.maintenance {
             Maintenance::Rows(_) => &mut counts.by_row,

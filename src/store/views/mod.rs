@@ -404,11 +404,14 @@ impl Views {
     fn update(&mut self, id: ViewId, follow: impl FnOnce(&mut LiveView, &mut u64) -> Followed) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let before = entry.view.dependencies().clone();
+        *entry.view.count_in(&mut self.counters.maintenance) -= 1;
         let update = match follow(&mut entry.view, &mut self.counters.reevaluations) {
             Followed::Unchanged => None,
             Followed::Changed => Some(Update::Result(Arc::clone(entry.view.latest()))),
             Followed::Failed(error) => Some(Update::Failed(error)),
         };
+        // Evaluated anew, it may follow changes in another way than before.
+        *entry.view.count_in(&mut self.counters.maintenance) += 1;
         if before != *entry.view.dependencies() {
             self.routing.remove(id);
             self.routing.add(id, &entry.view);
