@@ -36,6 +36,9 @@ enum Owed<P> {
     Later(Ticket, P),
 }
 
+/// A request that is being carried out alone.
+type Work<C> = Pin<Box<dyn Future<Output = C> + Send>>;
+
 /// How far a round's reading came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
@@ -57,7 +60,7 @@ pub(crate) struct Driver<S, V: Service> {
     /// Answers owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
     /// The request that is being carried out alone. Nothing is read meanwhile.
-    alone: Option<(Ticket, Pin<Box<dyn Future<Output = V::Completion> + Send>>)>,
+    alone: Option<(Ticket, Work<V::Completion>)>,
     /// A request that has to be carried out alone and waits for the answers to those before it.
     kept: Option<(Ticket, Utf8Bytes)>,
     /// Updates taken from the outbox that are not sent yet.
