@@ -61,4 +61,4 @@ pub use state::{BucketDefinition, FieldSpec, Timestamp};
 pub use stats::{MaintenanceStats, StoreStats, ViewStats};
 pub use subscription::{LiveQuery, Subscribed, Subscribing, Subscription, WatchError};
 pub use transaction::Transaction;
-pub use views::{EndReason, Sink, Update, ViewResult};
+pub use views::{Delta, EndReason, Sink, Update, ViewResult};
