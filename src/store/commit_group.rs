@@ -41,9 +41,9 @@ impl CommitGroup {
         self.answers.is_empty() && !self.has_effects()
     }
 
-    /// Whether anything changed.
+    /// Whether anything changed, be it only what is remembered of requests.
     pub(super) fn has_effects(&self) -> bool {
-        !self.effects.changes.is_empty() || self.effects.catalog_changed
+        !self.effects.changes.is_empty() || self.effects.catalog_changed || !self.effects.requests.is_empty()
     }
 
     /// The changed rows, each once: from how it was before the group to how it is after it.
@@ -61,6 +61,7 @@ impl CommitGroup {
         let mut batch = Batch {
             seq: state.seq(),
             now: state.now(),
+            requests: self.effects.requests.clone(),
             ..Batch::default()
         };
         let mut grown: Vec<BucketId> = Vec::new();

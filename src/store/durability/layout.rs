@@ -11,6 +11,7 @@
 //! meta:    "head"                  → stamp of the last group
 //!          "catalog"               → definitions as JSON
 //!          "p" bucket (u32)        → next row (u64) counter (u64)
+//!          "r" commit (u64)        → a remembered request
 //! ```
 //!
 //! Numbers are big-endian, so that keys sort as their numbers do.
@@ -38,6 +39,8 @@ pub(super) const HEAD: &[u8] = b"head";
 pub(super) const CATALOG: &[u8] = b"catalog";
 /// What keys of progress begin with.
 pub(super) const PROGRESS: u8 = b'p';
+/// What keys of remembered requests begin with.
+pub(super) const REQUEST: u8 = b'r';
 
 /// What every group writes beside its changes: its place in the order. The engine checks the content of a group,
 /// but neither the number under which it files it nor that no group is missing between two others; the stamp does.
@@ -98,6 +101,17 @@ pub(super) fn decode_progress_key(key: &[u8]) -> Option<BucketId> {
     Some(BucketId(u32::from_be_bytes(bucket)))
 }
 
+pub(super) fn request_key(number: u64) -> [u8; 9] {
+    let mut key = [REQUEST; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn decode_request_key(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(&[REQUEST])?.try_into().ok()?;
+    Some(u64::from_be_bytes(number))
+}
+
 pub(super) fn encode_progress(progress: Progress) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&progress.next_row.to_be_bytes());
@@ -134,6 +148,7 @@ mod tests {
         let place = (BucketId(u32::MAX - 1), RowId(7));
         assert_eq!(decode_record_key(&record_key(place.0, place.1)), Some(place));
         assert_eq!(decode_progress_key(&progress_key(place.0)), Some(place.0));
+        assert_eq!(decode_request_key(&request_key(u64::MAX - 1)), Some(u64::MAX - 1));
     }
 
     #[test]
@@ -147,6 +162,7 @@ mod tests {
         assert_eq!(Stamp::decode(&[0; 31]), None);
         assert_eq!(decode_record_key(&[0; 13]), None);
         assert_eq!(decode_progress_key(b"pxy"), None);
+        assert_eq!(decode_request_key(b"r1234567"), None);
         assert_eq!(decode_progress(&[0; 17]), None);
     }
 }

@@ -8,18 +8,24 @@ use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
 use super::draft::{Draft, Effects};
+use super::requests;
 use super::write::{Scope, check_version};
 use crate::protocol::{BucketName, Datum, Issue, QueryName, Record};
 use crate::store::StoreError;
 use crate::store::command::{Action, Command, Operation, Outcome, Step};
 use crate::store::query::{Filter, Reader};
 
-/// Applies one command: all of it or, with an error, none. The same commands give the same state.
+/// Applies one command: all of it or, with an error, none. The same commands give the same state. A command whose
+/// request was answered before gets that answer.
 ///
 /// # Errors
 /// What the operation runs into: see [`StoreError`].
 pub fn apply(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     state.advance_to(command.now);
+    requests::once(state, command, effects, |state, effects| carry_out(state, command, effects))
+}
+
+fn carry_out(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     match &command.operation {
         Operation::DefineBucket { name, definition } => define_bucket(state, name, definition, effects),
         Operation::UpdateBucket { name, updates } => update_bucket(state, name, updates, effects),
@@ -325,6 +331,7 @@ fn drop_bucket(state: &mut State, name: &BucketName, command: &Command, effects:
                 now: command.now,
                 seed: command.seed,
                 limits: command.limits,
+                request: None,
                 operation,
             },
             effects,
