@@ -163,6 +163,7 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, origins| draft.config.allowed_origins = Some(origins),
         },
     },
+    time!("idempotencyWindowMs", 10..=U32_MAX, store_limits.command.requests.window),
     size!("maxConnections", "", 1..=10_000_000, max_connections),
     Key {
         name: "maxConnectionsPerIp",
@@ -282,6 +283,18 @@ pub(super) static KEYS: &[Key] = &[
         1_024..=U32_MAX,
         store_limits.history.max_total_bytes
     ),
+    size!(
+        "storeLimits.maxRequestKeys",
+        "",
+        1..=100_000_000,
+        store_limits.command.requests.keys
+    ),
+    size!(
+        "storeLimits.maxRequestKeyBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.command.requests.bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {
@@ -305,7 +318,6 @@ pub(super) const LATER: &[&str] = &[
     "trustedProxies",
     "adminPort",
     "revocation",
-    "idempotencyWindowMs",
 ];
 
 /// Keys of other servers of the protocol, with what to use here.
