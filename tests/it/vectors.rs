@@ -43,6 +43,7 @@ families! {
     generated_fields = "generated-fields",
     group_by = "group-by",
     heartbeat = "heartbeat",
+    idempotency = "idempotency",
     pagination = "pagination",
     payload_and_frames = "payload-and-frames",
     reads = "reads",

@@ -163,6 +163,7 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, origins| draft.config.allowed_origins = Some(origins),
         },
     },
+    time!("idempotencyWindowMs", 10..=U32_MAX, store_limits.command.requests.window),
     size!("maxConnections", "", 1..=10_000_000, max_connections),
     Key {
         name: "maxConnectionsPerIp",
@@ -264,6 +265,36 @@ pub(super) static KEYS: &[Key] = &[
         1_024..=U32_MAX,
         store_limits.command.record_bytes
     ),
+    size!(
+        "storeLimits.historyMaxChanges",
+        "",
+        0..=10_000_000,
+        store_limits.history.max_changes
+    ),
+    size!(
+        "storeLimits.historyMaxBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_bytes
+    ),
+    size!(
+        "storeLimits.historyMaxTotalBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_total_bytes
+    ),
+    size!(
+        "storeLimits.maxRequestKeys",
+        "",
+        1..=100_000_000,
+        store_limits.command.requests.keys
+    ),
+    size!(
+        "storeLimits.maxRequestKeyBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.command.requests.bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {
@@ -287,7 +318,6 @@ pub(super) const LATER: &[&str] = &[
     "trustedProxies",
     "adminPort",
     "revocation",
-    "idempotencyWindowMs",
 ];
 
 /// Keys of other servers of the protocol, with what to use here.

@@ -4,12 +4,16 @@
 //! of each commit group, and hands its newest result to every subscriber. Nothing here knows what a subscriber is
 //! beyond [`Sink`].
 
+mod delta;
+#[cfg(test)]
+mod delta_tests;
 mod groups;
 mod live_view;
 mod number;
 mod result;
 mod routing;
 mod rows;
+mod sequence;
 mod tally;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
+pub use delta::Delta;
 pub use result::ViewResult;
 
 use self::live_view::{Followed, LiveView, Plan};
