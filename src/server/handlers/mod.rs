@@ -134,6 +134,11 @@ impl Session {
             Operation::StoreDefineQuery => store_admin::define_query(call),
             Operation::StoreUndefineQuery => store_admin::undefine_query(call),
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
+            // The connection takes batches apart, so that only one within another comes here.
+            Operation::Batch => Err(Failure::new(
+                ErrorCode::ValidationError,
+                "A batch cannot be part of a batch".to_owned(),
+            )),
         }
     }
 }
