@@ -4,7 +4,6 @@
 //! have arrived, one flush. There is no queue between reading and answering, so that a request that can be
 //! answered at once costs no more than its own work.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,32 +11,28 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop;
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::outbox::{Outbox, Updates};
+use super::answers::Answers;
+use super::batch::{self, Batch};
+use super::intake::{Intake, Next};
+use super::outbox::Outbox;
 use super::phase::{Event, Phase};
-use super::socket::{Incoming, LINGER, Socket};
+use super::pulse::{Look, Pulse};
+use super::slowness::Slowness;
+use super::socket::{LINGER, Socket};
+use super::updates::Updates;
 use super::{Limits, Reply, Service};
-use crate::protocol::{CloseCode, Envelope, Order, message};
+use crate::protocol::{CloseCode, Envelope, Operation, Order, Request, message};
 use crate::server::statistics::{ConnectionCounters, Standing, Ticket};
 
 /// The most messages taken from one socket before others have their turn.
-const BATCH_MESSAGES: usize = 64;
+const ROUND_MESSAGES: usize = 64;
 
 /// How long a connection that is to close may take to answer what it was asked.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// The answer to a request, in the order of the requests.
-enum Owed<P> {
-    /// Known; it waits for those before it.
-    Ready(Ticket, Vec<u8>),
-    /// On its way.
-    Later(Ticket, P),
-}
-
-/// A request that is being carried out alone.
-type Work<C> = Pin<Box<dyn Future<Output = C> + Send>>;
 
 /// How far a round's reading came.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,8 +41,16 @@ enum Input {
     Exhausted,
     /// Reading has to wait for answers, for the client to take what it was sent, or for nothing any more.
     Stopped,
-    /// The batch is full; there may be more.
-    BatchFull,
+    /// There may be more, but it is the turn of others.
+    Interrupted,
+}
+
+/// What a poll of the connection came to.
+enum Turn {
+    /// The socket is at rest, and its buffers are larger than they need be.
+    Renew,
+    /// The connection is over.
+    Over,
 }
 
 /// One connection at work.
@@ -57,19 +60,24 @@ pub(crate) struct Driver<S, V: Service> {
     outbox: Arc<Outbox>,
     limits: Limits,
     phase: Phase,
-    /// Answers owed to requests that were submitted one after the other, without waiting.
-    owed: VecDeque<Owed<V::Pending>>,
-    /// The request that is being carried out alone. Nothing is read meanwhile.
-    alone: Option<(Ticket, Work<V::Completion>)>,
-    /// A request that has to be carried out alone and waits for the answers to those before it.
-    kept: Option<(Ticket, Utf8Bytes)>,
+    /// What has arrived and is not begun.
+    intake: Intake,
+    /// The batch whose requests are being begun, before anything else is.
+    batch: Option<Batch>,
+    /// How many batches there were.
+    batches: u64,
+    /// Whether the next request has to be carried out alone, so that it waits for the answers to those before it.
+    next_waits: bool,
+    answers: Answers<V>,
     /// Updates taken from the outbox that are not sent yet.
     updates: Updates,
-    /// The ping whose time is up, until it is judged.
-    overdue: Option<u64>,
+    pulse: Pulse,
+    slowness: Slowness,
+    /// Whether there was a ping since the socket was renewed last: for buffers that are not huge, once per heartbeat
+    /// is often enough.
+    renewal_is_due: bool,
     /// When the phase ends in any case. Only connections that are closing have such a moment, and a timer.
     deadline: Option<Pin<Box<Sleep>>>,
-    counters: ConnectionCounters,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
@@ -80,13 +88,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             outbox,
             limits,
             phase: Phase::Open,
-            owed: VecDeque::new(),
-            alone: None,
-            kept: None,
-            updates: Updates::default(),
-            overdue: None,
+            intake: Intake::default(),
+            batch: None,
+            batches: 0,
+            next_waits: false,
+            answers: Answers::new(counters),
+            updates: Updates::new(limits.held),
+            pulse: Pulse::default(),
+            slowness: Slowness::default(),
+            renewal_is_due: false,
             deadline: None,
-            counters,
         }
     }
 
@@ -95,8 +106,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// What is large is boxed, and so is what comes at the end: this future stays as long as the connection does.
     pub(super) async fn run(mut self: Box<Self>, welcome: Vec<u8>) {
         self.socket.send(welcome);
-        poll_fn(|cx| self.poll(cx)).await;
+        while let Turn::Renew = poll_fn(|cx| self.poll(cx)).await {
+            self = Box::pin(self.renew()).await;
+        }
         Box::pin(self.finish()).await;
+    }
+
+    async fn renew(mut self: Box<Self>) -> Box<Self> {
+        self.socket = self.socket.renewed().await;
+        self.renewal_is_due = false;
+        self
     }
 
     async fn finish(mut self: Box<Self>) {
@@ -107,10 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         socket.finish().await;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         // Before anything is taken from the outbox, so that nothing that comes later is missed.
         self.outbox.register(cx.waker());
-        let mut batch = BATCH_MESSAGES;
+        let mut budget = ROUND_MESSAGES;
         loop {
             while let Some(deadline) = &mut self.deadline
                 && deadline.as_mut().poll(cx).is_ready()
@@ -120,7 +139,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
             match self.phase {
                 Phase::Open | Phase::Draining(_) => {
-                    if !self.serve(cx, &mut batch) {
+                    if !self.serve(cx, &mut budget) {
+                        if self.phase == Phase::Open && self.socket.should_be_renewed(self.renewal_is_due) {
+                            return Poll::Ready(Turn::Renew);
+                        }
                         return Poll::Pending;
                     }
                 }
@@ -128,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                     ready!(self.socket.poll_closed(cx));
                     self.happen(Event::Settled);
                 }
-                Phase::Closed => return Poll::Ready(()),
+                Phase::Closed => return Poll::Ready(Turn::Over),
             }
         }
     }
@@ -138,16 +160,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// The order of the first three steps is a promise: a push that a connection's own request causes comes after
     /// the answer to it. The store has resolved the answers of a commit before it hands out the commit's updates.
     /// So for every update that is taken here the answer is ready, and it is sent in the second step.
-    fn serve(&mut self, cx: &mut Context<'_>, batch: &mut usize) -> bool {
+    fn serve(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> bool {
         let phase = self.phase;
         self.take_from_outbox();
         self.send_ready_answers(cx);
         self.send_updates();
 
-        let input = self.receive(cx, batch);
+        let input = self.receive(cx, budget);
+        if matches!(self.phase, Phase::Draining(_)) {
+            self.refuse_rest_of_batch();
+        }
         // Polls what has just been submitted, so that the task is woken by its answer.
         self.send_ready_answers(cx);
-        self.judge_overdue_pong(input);
         let flushed = match self.socket.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
@@ -156,24 +180,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
             Poll::Pending => false,
         };
-        if matches!(self.phase, Phase::Draining(_)) && flushed && self.owed.is_empty() && self.alone.is_none() {
+        self.judge_client(cx, input, flushed);
+        let is_draining = matches!(self.phase, Phase::Draining(_));
+        if is_draining && flushed && self.answers.is_empty() && self.batch.is_none() {
             self.happen(Event::Settled);
         }
         self.settle();
-        if input == Input::BatchFull {
+        if input == Input::Interrupted {
             cx.waker().wake_by_ref();
         }
-        self.phase != phase || (input == Input::Stopped && self.may_receive()) || (flushed && !self.updates.is_empty())
+        let may_go_on = match self.phase {
+            Phase::Open => input != Input::Interrupted && self.has_next(),
+            Phase::Draining(_) => self.batch.is_some() && !self.answers.is_alone(),
+            Phase::Closing(_) | Phase::Closed => false,
+        };
+        self.phase != phase || may_go_on || (flushed && self.has_update())
     }
 
     /// Makes the round seen in the statistics.
     fn settle(&mut self) {
-        self.counters.coalesced(self.updates.take_coalesced());
-        self.counters.settle(Standing {
+        let standing = Standing {
             traffic: self.socket.traffic(),
             unsent_bytes: self.socket.unsent(),
-            in_flight: self.owed.len() + usize::from(self.alone.is_some()) + usize::from(self.kept.is_some()),
-        });
+            in_flight: self.intake.len() + self.answers.in_flight() + usize::from(self.answers.is_alone()),
+        };
+        let coalesced = self.updates.take_coalesced();
+        let counters = self.answers.counters();
+        counters.coalesced(coalesced);
+        counters.settle(standing);
     }
 
     fn take_from_outbox(&mut self) {
@@ -184,130 +218,208 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         if let Some(timestamp) = signals.ping {
             // Ahead of answers that wait: the client cannot answer in time what it gets late.
             self.socket.send_first(message::ping(timestamp));
+            self.pulse.ping();
+            self.renewal_is_due = true;
         }
-        self.overdue = signals.overdue.or(self.overdue);
+        if let Some(timestamp) = signals.overdue {
+            self.pulse.time_is_up(timestamp);
+        }
         if let Some(code) = signals.close {
             self.happen(Event::Finish(code));
         }
     }
 
     fn send_ready_answers(&mut self, cx: &mut Context<'_>) {
-        while let Some(first) = self.owed.front_mut() {
-            let (ticket, answer) = match first {
-                Owed::Ready(ticket, answer) => (*ticket, std::mem::take(answer)),
-                Owed::Later(ticket, pending) => match Pin::new(pending).poll(cx) {
-                    Poll::Ready(answer) => (*ticket, answer),
-                    Poll::Pending => return,
-                },
-            };
-            self.owed.pop_front();
-            self.answer(ticket, answer);
-        }
-        if let Some((ticket, alone)) = &mut self.alone
-            && let Poll::Ready(completion) = alone.as_mut().poll(cx)
-        {
-            let ticket = *ticket;
-            self.alone = None;
-            let answer = self.service.complete(completion);
-            self.answer(ticket, answer);
-        }
+        self.answers.poll(cx, &mut self.service, |answer| self.socket.send(answer));
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Vec<u8>) {
-        self.counters.answered(ticket, &answer);
-        self.socket.send(answer);
-    }
-
-    /// Sends updates while the client keeps up. Of what stays, only the newest state of each subscription is kept.
+    /// Sends updates while the client keeps up. What stays is held within bounds.
     fn send_updates(&mut self) {
-        while self.socket.unsent() < self.limits.high_water_bytes {
+        while self.has_update() && !self.client_is_behind() {
             let Some((id, update)) = self.updates.pop() else { return };
             let missed = update.missed_changes();
             if let Some(push) = self.service.message(id, update) {
-                self.counters.pushed(missed);
+                self.answers.counters().pushed(missed);
                 self.socket.send(push);
             }
         }
     }
 
-    /// Whether a request may be taken now. Otherwise the socket is left alone, and TCP makes the client wait.
-    fn may_receive(&self) -> bool {
-        self.phase == Phase::Open
-            && self.alone.is_none()
-            && self.owed.len() < self.limits.requests_in_flight_max
-            && (self.kept.is_none() || self.owed.is_empty())
+    /// Whether an update may be sent as far as answers are concerned: what a batch causes comes after its answer.
+    fn has_update(&self) -> bool {
+        !self.updates.is_empty() && !self.answers.has_batch()
+    }
+
+    /// Whether a request may be begun now.
+    fn may_begin(&self) -> bool {
+        !self.answers.is_alone()
+            && self.answers.in_flight() < self.limits.requests_in_flight_max
+            && (!self.next_waits || self.answers.in_flight() == 0)
             && !self.client_is_behind()
+    }
+
+    /// Whether the batch that is being begun goes on.
+    fn may_go_on_with(&self, batch: &Batch) -> bool {
+        // A batch ends behind the answer to its last request.
+        if batch.first().is_none() {
+            !self.answers.is_alone()
+        } else {
+            self.may_begin()
+        }
+    }
+
+    /// Whether something can be begun at once.
+    fn has_next(&self) -> bool {
+        match &self.batch {
+            Some(batch) => self.may_go_on_with(batch),
+            None => self.intake.has_next(self.may_begin()),
+        }
     }
 
     fn client_is_behind(&self) -> bool {
         self.socket.unsent() >= self.limits.high_water_bytes
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>, batch: &mut usize) -> Input {
-        while self.may_receive() {
-            let Some(rest) = batch.checked_sub(1) else {
-                return Input::BatchFull;
+    /// Begins what may be begun and reads, a little ahead where nothing may.
+    fn receive(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Input {
+        while self.phase == Phase::Open {
+            let Some(rest) = budget.checked_sub(1) else {
+                return Input::Interrupted;
             };
-            *batch = rest;
-            if let Some((ticket, text)) = self.kept.take() {
-                self.carry_out(ticket, text, cx);
+            if self.has_next() {
+                *budget = rest;
+                self.begin_next(cx);
                 continue;
             }
-            let Poll::Ready(incoming) = self.socket.poll_receive(cx) else {
-                return Input::Exhausted;
-            };
-            match incoming {
-                Incoming::Text(text) => self.carry_out(Ticket::now(), text, cx),
-                Incoming::Control => {}
-                Incoming::Binary => self.happen(Event::Finish(CloseCode::BinaryNotSupported)),
-                Incoming::Fault(code) => self.happen(Event::Finish(code)),
-                Incoming::Close => self.happen(Event::PeerClosed),
-                Incoming::Gone => self.happen(Event::Gone),
+            if self.intake.is_full() {
+                return Input::Stopped;
+            }
+            match self.socket.poll_receive(cx) {
+                Poll::Ready(incoming) => {
+                    let may_begin = self.batch.is_none() && self.may_begin();
+                    self.intake.add(incoming, may_begin, &self.outbox);
+                }
+                // Where the task has had its share, nobody has looked whether there is more.
+                Poll::Pending if !coop::has_budget_remaining() => return Input::Interrupted,
+                Poll::Pending => return Input::Exhausted,
             }
         }
         Input::Stopped
     }
 
-    fn carry_out(&mut self, ticket: Ticket, text: Utf8Bytes, cx: &mut Context<'_>) {
-        let request = match Envelope::parse(&text) {
-            Ok(Envelope::Request(request)) => request,
-            Ok(Envelope::Pong { timestamp }) => return self.outbox.pong(timestamp),
-            Err(answer) => return self.owe(ticket, answer),
-        };
-        let ticket = ticket.asks_for(request.operation());
-        if request.order() == Order::Alone && !self.owed.is_empty() {
+    /// Begins the next request, of a batch or by itself, or attends to what else has arrived.
+    fn begin_next(&mut self, cx: &mut Context<'_>) {
+        if let Some(batch) = self.batch.take() {
+            return self.go_on_with(batch, cx);
+        }
+        match self.intake.next(self.may_begin()) {
+            Some(Next::Message(ticket, text)) => {
+                if !self.carry_out_message(ticket, &text, cx) {
+                    self.intake.put_back(ticket, text);
+                }
+            }
+            Some(Next::Event(event)) => self.happen(event),
+            None => {}
+        }
+    }
+
+    /// Tells whether the message was begun; otherwise it has to wait for answers.
+    fn carry_out_message(&mut self, ticket: Ticket, text: &Utf8Bytes, cx: &mut Context<'_>) -> bool {
+        match Envelope::parse(text) {
+            Ok(Envelope::Request(request)) if request.operation() == Some(Operation::Batch) => self.begin_batch(ticket, text, &request),
+            Ok(Envelope::Request(request)) => return self.carry_out(ticket, &request, cx),
+            Ok(Envelope::Pong { timestamp }) => self.outbox.pong(timestamp),
+            Err(answer) => self.owe(ticket, answer),
+        }
+        true
+    }
+
+    /// Carries out a request, or begins to: the one place through which every request passes, in a batch or not.
+    /// Tells whether it was begun; otherwise it has to wait for answers.
+    fn carry_out(&mut self, ticket: Ticket, request: &Request<'_>, cx: &mut Context<'_>) -> bool {
+        if request.order() == Order::Alone && self.answers.in_flight() > 0 {
             self.send_ready_answers(cx);
-            if !self.owed.is_empty() {
-                drop(request);
-                self.kept = Some((ticket, text));
-                return;
+            self.next_waits = self.answers.in_flight() > 0;
+            if self.next_waits {
+                return false;
             }
         }
-        match self.service.handle(&request) {
+        self.next_waits = false;
+        let ticket = ticket.asks_for(request.operation());
+        match self.service.handle(request) {
             Reply::Now(answer) => self.owe(ticket, answer),
-            Reply::Later(pending) => self.owed.push_back(Owed::Later(ticket, pending)),
-            Reply::Alone(future) => self.alone = Some((ticket, future)),
+            Reply::Later(pending) => self.answers.owe_later(ticket, pending),
+            Reply::Alone(future) => self.answers.owe_alone(ticket, future),
         }
+        true
+    }
+
+    fn begin_batch(&mut self, ticket: Ticket, text: &Utf8Bytes, request: &Request<'_>) {
+        self.batches += 1;
+        match Batch::open(ticket, text, request, self.batches, self.limits.batch_requests_max) {
+            Ok(batch) => {
+                self.answers.begin_batch(request.id(), batch.serial);
+                self.batch = Some(batch);
+            }
+            Err(answer) => self.owe(ticket, answer),
+        }
+    }
+
+    fn go_on_with(&mut self, mut batch: Batch, cx: &mut Context<'_>) {
+        let Some(text) = batch.first() else {
+            return self.answers.end_batch();
+        };
+        let bytes_max = self.limits.result_bytes_max;
+        let begun = match batch::read_request(text) {
+            Ok(request) if self.answers.batch_bytes(batch.serial) > bytes_max => {
+                self.owe(batch.ticket, batch::refuse_beyond(request.id(), bytes_max));
+                true
+            }
+            Ok(request) => self.carry_out(batch.ticket, &request, cx),
+            Err(answer) => {
+                self.owe(batch.ticket, answer);
+                true
+            }
+        };
+        if begun {
+            batch.advance();
+        }
+        self.batch = Some(batch);
+    }
+
+    /// Ends a batch in a connection that closes: the client learns which of its requests were not carried out.
+    fn refuse_rest_of_batch(&mut self) {
+        if self.answers.is_alone() {
+            return;
+        }
+        let Some(mut batch) = self.batch.take() else { return };
+        while let Some(text) = batch.first() {
+            let answer = batch::read_request(text).map_or_else(|answer| answer, |request| batch::refuse_at_close(request.id()));
+            self.owe(batch.ticket, answer);
+            batch.advance();
+        }
+        self.answers.end_batch();
     }
 
     /// Sends the answer, after those that are owed already.
     fn owe(&mut self, ticket: Ticket, answer: Vec<u8>) {
-        if self.owed.is_empty() {
-            self.answer(ticket, answer);
-        } else {
-            self.owed.push_back(Owed::Ready(ticket, answer));
-        }
+        self.answers.owe(ticket, answer, |answer| self.socket.send(answer));
     }
 
-    /// Gives up a client whose pong is overdue, but not before what has already arrived is read: the pong may be
-    /// among it, behind a request that took long. A client that takes nothing of what it is sent is not read, and
-    /// it is not waited for.
-    fn judge_overdue_pong(&mut self, input: Input) {
-        let Some(timestamp) = self.overdue else { return };
-        if !self.outbox.awaits_pong(timestamp) {
-            self.overdue = None;
-        } else if input == Input::Exhausted || self.client_is_behind() {
+    /// Gives up a client that is gone without a word, and one that has been too slow for too long.
+    fn judge_client(&mut self, cx: &mut Context<'_>, input: Input, flushed: bool) {
+        let look = Look {
+            taken: self.socket.taken(),
+            all_taken: flushed,
+            all_read: input == Input::Exhausted,
+        };
+        if self.pulse.is_lost(look, &self.outbox) {
             self.happen(Event::Abort(CloseCode::HeartbeatTimeout));
+        }
+        let unsent = self.socket.unsent();
+        let is_slow = unsent >= self.limits.hard_limit_bytes || (unsent >= self.limits.high_water_bytes && !self.updates.is_empty());
+        if self.slowness.has_lasted(is_slow, look.taken, self.limits.patience(), cx) {
+            self.happen(Event::Abort(CloseCode::TooSlow));
         }
     }
 
@@ -319,12 +431,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.phase = next;
         match next {
             Phase::Open => {}
-            Phase::Draining(_) => self.deadline = Some(Box::pin(tokio::time::sleep(DRAIN))),
+            Phase::Draining(_) => {
+                self.intake = Intake::default();
+                self.deadline = Some(Box::pin(tokio::time::sleep(DRAIN)));
+            }
             Phase::Closing(code) => {
                 self.forget();
                 self.deadline = Some(Box::pin(tokio::time::sleep(LINGER)));
                 if let Some(code) = code {
-                    self.counters.closed(code);
+                    self.answers.counters().closed(code);
                     self.socket.close(code);
                 }
             }
@@ -336,8 +451,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn forget(&mut self) {
         self.outbox.close();
         self.updates = Updates::default();
-        self.owed.clear();
-        self.alone = None;
-        self.kept = None;
+        self.answers.clear();
+        self.batch = None;
+        self.intake = Intake::default();
     }
 }

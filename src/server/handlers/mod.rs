@@ -146,6 +146,11 @@ impl Session {
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
             Operation::ServerStats => server_info::stats(call),
             Operation::ServerConnections => server_info::connections(call),
+            // The connection takes batches apart, so that only one within another comes here.
+            Operation::Batch => Err(Failure::new(
+                ErrorCode::ValidationError,
+                "A batch cannot be part of a batch".to_owned(),
+            )),
         }
     }
 }
