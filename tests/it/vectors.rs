@@ -32,6 +32,7 @@ macro_rules! families {
 families! {
     admin = "admin",
     aggregates = "aggregates",
+    batch = "batch",
     bulk_operations = "bulk-operations",
     compound_indexes = "compound-indexes",
     config_from_file = "config-from-file",

@@ -32,7 +32,7 @@ pub(super) const LIMITS: Limits = Limits {
         bytes_max: 4000,
     },
     batch_requests_max: 5,
-    result_bytes_max: 200,
+    result_bytes_max: 600,
 };
 
 /// A connection, its client and its session.

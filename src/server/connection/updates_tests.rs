@@ -109,8 +109,8 @@ fn a_busy_feed_does_not_starve_the_other_subscriptions() {
 struct Told {
     /// Sets that are not told yet: number, changes.
     sets: VecDeque<(u64, u64)>,
-    /// The newest state that is not told yet.
-    state: Option<String>,
+    /// States that are not told yet: the newest tells all.
+    states: VecDeque<String>,
     ended: bool,
     end_told: bool,
 }
@@ -131,7 +131,10 @@ impl Told {
                 }
                 assert_eq!(sum, *changes);
             }
-            Update::Result(_) | Update::Failed(_) => assert_eq!(self.state.take(), Some(shown(update))),
+            Update::Result(_) | Update::Failed(_) => {
+                let at = self.states.iter().position(|state| *state == shown(update));
+                self.states.drain(..=at.expect("a state that was not told"));
+            }
             Update::Ended(_) => {
                 assert!(self.ended && self.sets.is_empty());
                 self.end_told = true;
@@ -140,7 +143,7 @@ impl Told {
     }
 
     fn has_news(&self) -> bool {
-        !self.sets.is_empty() || (self.state.is_some() && !self.ended) || (self.ended && !self.end_told)
+        !self.sets.is_empty() || (!self.states.is_empty() && !self.ended) || (self.ended && !self.end_told)
     }
 }
 
@@ -188,12 +191,14 @@ impl World {
     fn insert(&mut self, at: usize, update: Update) {
         let id = self.ids[at];
         let told = self.told.get_mut(&id).expect("one of them");
-        if !told.ended {
-            match &update {
-                Update::Changes(set) => told.sets.push_back((set.seq(), set.count() as u64)),
-                Update::Ended(_) => told.ended = true,
-                Update::Result(_) | Update::Failed(_) | Update::Missed { .. } => told.state = Some(shown(&update)),
-            }
+        if told.ended {
+            // What comes after an end that was sent is for the session to drop.
+            return;
+        }
+        match &update {
+            Update::Changes(set) => told.sets.push_back((set.seq(), set.count() as u64)),
+            Update::Ended(_) => told.ended = true,
+            Update::Result(_) | Update::Failed(_) | Update::Missed { .. } => told.states.push_back(shown(&update)),
         }
         self.newer.insert(id, update);
     }
@@ -203,7 +208,7 @@ impl World {
         let told = self.told.get_mut(&id).expect("one of them");
         if matches!(update, Update::Ended(_)) {
             // Of a view the end takes the place of a state that waits.
-            told.state = None;
+            told.states.clear();
         }
         told.tell(&update);
         Some(id)
