@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod bootstrap;
 pub mod config;
 mod connection;
@@ -34,6 +35,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 pub use config::Config;
 pub use error::StartError;
 
+use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, Limits, StoreSessions};
@@ -99,6 +101,8 @@ impl NoexServer {
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
+            gatekeeper: Gatekeeper::from(&config),
+            accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             // As many again as there may be connections: a storm that fills all seats gets in at once, and with few
             // seats there is still room to tell those who are too many.

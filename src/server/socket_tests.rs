@@ -51,6 +51,8 @@ impl TestServer {
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: (&config).into(),
+            gatekeeper: (&config).into(),
+            accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             handshakes_max: config.max_connections,
             connections,

@@ -20,6 +20,7 @@ use super::phase::{Event, Phase};
 use super::socket::{Incoming, LINGER, Socket};
 use super::{Limits, Reply, Service};
 use crate::protocol::{CloseCode, Envelope, Order, message};
+use crate::server::admission::Admission;
 
 /// The most messages taken from one socket before others have their turn.
 const BATCH_MESSAGES: usize = 64;
@@ -52,6 +53,9 @@ pub(crate) struct Driver<S, V: Service> {
     service: V,
     outbox: Arc<Outbox>,
     limits: Limits,
+    admission: Admission,
+    /// How long nothing is read, because the client goes on asking for more than it may.
+    pause: Option<Pin<Box<Sleep>>>,
     phase: Phase,
     /// Answers owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
@@ -68,12 +72,14 @@ pub(crate) struct Driver<S, V: Service> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
-    pub(super) fn new(socket: Socket<S>, service: V, outbox: Arc<Outbox>, limits: Limits) -> Self {
+    pub(super) fn new(socket: Socket<S>, service: V, outbox: Arc<Outbox>, limits: Limits, admission: Admission) -> Self {
         Self {
             socket,
             service,
             outbox,
             limits,
+            admission,
+            pause: None,
             phase: Phase::Open,
             owed: VecDeque::new(),
             alone: None,
@@ -137,7 +143,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_ready_answers(cx);
         self.send_updates();
 
+        self.end_pause(cx);
         let input = self.receive(cx, batch);
+        // The task is woken when a pause that has just begun is over.
+        self.end_pause(cx);
         // Polls what has just been submitted, so that the task is woken by its answer.
         self.send_ready_answers(cx);
         self.judge_overdue_pong(input);
@@ -208,6 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn may_receive(&self) -> bool {
         self.phase == Phase::Open
             && self.alone.is_none()
+            && self.pause.is_none()
             && self.owed.len() < self.limits.requests_in_flight_max
             && (self.kept.is_none() || self.owed.is_empty())
             && !self.client_is_behind()
@@ -243,10 +253,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     }
 
     fn carry_out(&mut self, text: Utf8Bytes, cx: &mut Context<'_>) {
-        let request = match Envelope::parse(&text) {
+        let request = match Envelope::parse_within(&text, self.limits.message_depth_max) {
             Ok(Envelope::Request(request)) => request,
             Ok(Envelope::Pong { timestamp }) => return self.outbox.pong(timestamp),
-            Err(answer) => return self.owe(answer),
+            Err(answer) => return self.refuse(answer),
         };
         if request.order() == Order::Alone && !self.owed.is_empty() {
             self.send_ready_answers(cx);
@@ -256,10 +266,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 return;
             }
         }
+        if let Err(failure) = self.admission.admit(&request) {
+            self.pause = self.admission.pause().map(|time| Box::pin(tokio::time::sleep(time)));
+            return self.owe(failure.answer(request.id(), false));
+        }
         match self.service.handle(&request) {
             Reply::Now(answer) => self.owe(answer),
             Reply::Later(pending) => self.owed.push_back(Owed::Later(pending)),
             Reply::Alone(future) => self.alone = Some(future),
+        }
+    }
+
+    /// Answers a message whose form is wrong, unless there were too many of them.
+    fn refuse(&mut self, answer: Vec<u8>) {
+        match self.admission.count_refused() {
+            Ok(()) => self.owe(answer),
+            Err(code) => self.happen(Event::Finish(code)),
+        }
+    }
+
+    fn end_pause(&mut self, cx: &mut Context<'_>) {
+        if let Some(pause) = &mut self.pause
+            && pause.as_mut().poll(cx).is_ready()
+        {
+            self.pause = None;
         }
     }
 

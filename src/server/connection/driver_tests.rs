@@ -17,10 +17,12 @@ use super::outbox::Outbox;
 use super::socket::Socket;
 use super::{Limits, Sessions};
 use crate::protocol::{CloseCode, SubscriptionId, message};
+use crate::server::admission::Admission;
 use crate::store::{EndReason, Sink as _, StoreError, Update};
 
 const LIMITS: Limits = Limits {
     message_bytes_max: 1000,
+    message_depth_max: 100,
     requests_in_flight_max: 3,
     high_water_bytes: 2000,
 };
@@ -40,7 +42,8 @@ impl Fixture {
         let outbox = Arc::new(Outbox::default());
         let session = script.open(Arc::clone(&outbox));
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
-        let driver = tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS)).run(b"{}".to_vec()));
+        let driver =
+            tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS, Admission::unlimited())).run(b"{}".to_vec()));
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
@@ -326,7 +329,7 @@ async fn code_after(frames: &[u8]) -> u16 {
     let outbox = Arc::new(Outbox::default());
     let session = script.open(Arc::clone(&outbox));
     let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
-    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS)).run(b"{}".to_vec()));
+    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, Admission::unlimited())).run(b"{}".to_vec()));
     client.write_all(frames).await.expect("the stream is open");
     client.shutdown().await.expect("the stream is open");
     let mut received = Vec::new();
