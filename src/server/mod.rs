@@ -39,7 +39,7 @@ use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, Limits, StoreSessions};
-use self::handlers::HandlerContext;
+use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
 use crate::store::Store;
@@ -197,6 +197,7 @@ fn handler_context(store: Store, config: &Config) -> HandlerContext {
         max_total_subscriptions: limits.max_total_subscriptions,
         total_subscriptions: Arc::default(),
         max_bulk_records: limits.max_bulk_records,
+        request_limits: RequestLimits::from(limits),
         max_result_bytes: limits.max_result_bytes,
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.

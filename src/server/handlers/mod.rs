@@ -7,6 +7,7 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+mod limits;
 mod store_admin;
 mod store_reads;
 mod store_writes;
@@ -26,6 +27,7 @@ use self::answer::Success;
 pub use self::answer::{Completion, Handled, PendingAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
+pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
 use crate::store::query::AggregateFunction;
@@ -43,6 +45,8 @@ pub struct HandlerContext {
     pub total_subscriptions: Arc<AtomicUsize>,
     /// The most records of one `store.insertMany`.
     pub max_bulk_records: usize,
+    /// What the parts of one request may hold.
+    pub request_limits: RequestLimits,
     /// The most bytes that the data of one answer may have.
     pub max_result_bytes: usize,
     /// Whether error answers carry `details`.
