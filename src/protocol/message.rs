@@ -1,5 +1,8 @@
 //! What the server sends: whole messages as JSON text.
 
+use std::fmt;
+use std::io::Write as _;
+
 use serde_json::Value;
 
 use super::cursor::Cursor;
@@ -63,40 +66,68 @@ pub fn ping(timestamp: u64) -> Vec<u8> {
 
 /// The newest result of a query subscription; without data where the query yields no value.
 #[must_use]
-pub fn push(subscription: SubscriptionId, data: Option<&[u8]>) -> Vec<u8> {
-    message("push", 80 + data.map_or(0, <[u8]>::len), |out| {
-        text_member(out, "channel", "subscription");
-        text_member(out, "subscriptionId", &subscription.to_string());
-        if let Some(data) = data {
-            member(out, "data");
-            out.extend_from_slice(data);
-        }
+pub fn push(subscription: SubscriptionId, data: Option<&[u8]>, cursor: Cursor) -> Vec<u8> {
+    pushed("subscription", subscription, cursor, data.map_or(0, <[u8]>::len), |out| {
+        data_member(out, data)
     })
+}
+
+/// What turns the result that was sent last into the newest one.
+#[must_use]
+pub fn push_delta(subscription: SubscriptionId, delta: &[u8], cursor: Cursor) -> Vec<u8> {
+    pushed("subscription", subscription, cursor, delta.len(), |out| {
+        member(out, "delta");
+        out.extend_from_slice(delta);
+    })
+}
+
+/// The newest result in the place of a delta.
+#[must_use]
+pub fn push_resync(subscription: SubscriptionId, data: Option<&[u8]>, cursor: Cursor) -> Vec<u8> {
+    pushed("subscription", subscription, cursor, 16 + data.map_or(0, <[u8]>::len), |out| {
+        member(out, "resync");
+        out.extend_from_slice(b"true");
+        data_member(out, data);
+    })
+}
+
+fn data_member(out: &mut Vec<u8>, data: Option<&[u8]>) {
+    if let Some(data) = data {
+        member(out, "data");
+        out.extend_from_slice(data);
+    }
 }
 
 /// What happened to the records of a followed bucket in one commit.
 #[must_use]
-pub fn changes(subscription: SubscriptionId, data: &[u8], cursor: Cursor) -> Vec<u8> {
-    feed(subscription, cursor, data.len(), |out| {
-        member(out, "data");
-        out.extend_from_slice(data);
-    })
+pub fn push_changes(subscription: SubscriptionId, data: &[u8], cursor: Cursor) -> Vec<u8> {
+    pushed("changes", subscription, cursor, data.len(), |out| data_member(out, Some(data)))
 }
 
 /// So many changes of a followed bucket were left out because the client was too slow; `cursor` is the place behind
 /// them.
 #[must_use]
-pub fn changes_missed(subscription: SubscriptionId, missed: u64, cursor: Cursor) -> Vec<u8> {
-    feed(subscription, cursor, 24, |out| number_member(out, "missed", missed))
+pub fn push_missed(subscription: SubscriptionId, missed: u64, cursor: Cursor) -> Vec<u8> {
+    pushed("changes", subscription, cursor, 24, |out| number_member(out, "missed", missed))
 }
 
-fn feed(subscription: SubscriptionId, cursor: Cursor, bytes: usize, content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    message("push", 128 + bytes, |out| {
-        text_member(out, "channel", "changes");
-        text_member(out, "subscriptionId", &subscription.to_string());
+fn pushed(channel: &str, subscription: SubscriptionId, cursor: Cursor, bytes: usize, content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    message("push", 160 + bytes, |out| {
+        text_member(out, "channel", channel);
+        member(out, "subscriptionId");
+        plain_text(out, subscription);
         content(out);
-        text_member(out, "cursor", &cursor.to_string());
+        member(out, "cursor");
+        plain_text(out, cursor);
     })
+}
+
+/// A text that needs no escapes.
+fn plain_text(out: &mut Vec<u8>, text: impl fmt::Display) {
+    out.push(b'"');
+    // Writing to memory does not fail.
+    let _ = write!(out, "{text}");
+    out.push(b'"');
 }
 
 fn system(event: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -186,6 +217,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::cursor::CursorScope;
     use super::*;
 
     fn check(message: &[u8], expected: &Value) {
@@ -202,14 +234,6 @@ mod tests {
         );
         check(&ping(17), &json!({ "type": "ping", "timestamp": 17 }));
         check(
-            &push(subscription, Some(b"[1]")),
-            &json!({ "type": "push", "channel": "subscription", "subscriptionId": "sub-4", "data": [1] }),
-        );
-        check(
-            &push(subscription, None),
-            &json!({ "type": "push", "channel": "subscription", "subscriptionId": "sub-4" }),
-        );
-        check(
             &shutdown(4000),
             &json!({ "type": "system", "event": "shutdown", "gracePeriodMs": 4000 }),
         );
@@ -221,6 +245,31 @@ mod tests {
             &subscription_error(subscription, ErrorCode::InternalError, "no \"value\""),
             &json!({ "type": "system", "event": "subscription_error", "subscriptionId": "sub-4", "code": "INTERNAL_ERROR", "message": "no \"value\"" }),
         );
+    }
+
+    #[test]
+    fn pushes_have_the_shapes_that_clients_know() {
+        let id: SubscriptionId = "sub-4".parse().unwrap();
+        let cursor = CursorScope { epoch: 10, subject: 11 }.at(12);
+        let check_push = |message: &[u8], channel: &str, content: Value| {
+            let mut expected = json!({ "type": "push", "channel": channel, "subscriptionId": "sub-4", "cursor": "a-b-c" });
+            expected.as_object_mut().unwrap().extend(content.as_object().unwrap().clone());
+            check(message, &expected);
+        };
+        check_push(&push(id, Some(b"[1]"), cursor), "subscription", json!({ "data": [1] }));
+        check_push(&push(id, None, cursor), "subscription", json!({}));
+        check_push(
+            &push_delta(id, b"{\"value\":2}", cursor),
+            "subscription",
+            json!({ "delta": { "value": 2 } }),
+        );
+        check_push(
+            &push_resync(id, Some(b"[]"), cursor),
+            "subscription",
+            json!({ "resync": true, "data": [] }),
+        );
+        check_push(&push_changes(id, b"[{}]", cursor), "changes", json!({ "data": [{}] }));
+        check_push(&push_missed(id, 7, cursor), "changes", json!({ "missed": 7 }));
     }
 
     #[test]

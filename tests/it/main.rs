@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod conformance;
 mod durability;
 mod embedding;
 mod http;

@@ -46,6 +46,7 @@ fn pattern_of(example: &Value, known: &Captures) -> Value {
         Value::String(text) if known.contains_key(text) => json!(format!("$get:{text}")),
         Value::String(text) if text.starts_with("sub-") => json!(format!("$set:{text}")),
         Value::String(text) if text.starts_with("conn-") => json!("$string"),
+        Value::String(text) if text.parse::<noex_server::protocol::Cursor>().is_ok() => json!(format!("$set:{text}")),
         Value::String(text) if text.len() == 36 && text.matches('-').count() == 4 => json!("$uuid"),
         Value::Array(items) => items.iter().map(|item| pattern_of(item, known)).collect(),
         Value::Object(fields) => {

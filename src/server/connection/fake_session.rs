@@ -138,10 +138,10 @@ impl Service for FakeSession {
             return None;
         }
         Some(match update {
-            Update::Result(result) => message::push(id, result.data().as_deref()),
+            Update::Result(result) => message::push(id, result.data().as_deref(), SCOPE.at(result.seq())),
             Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
-            Update::Changes(set) => message::changes(id, set.data(), SCOPE.at(set.seq())),
-            Update::Missed { changes, seq } => message::changes_missed(id, changes, SCOPE.at(seq)),
+            Update::Changes(set) => message::push_changes(id, set.data(), SCOPE.at(set.seq())),
+            Update::Missed { changes, seq } => message::push_missed(id, changes, SCOPE.at(seq)),
             Update::Ended(reason) => {
                 self.0.held.lock().remove(&id);
                 message::subscription_ended(id, reason.as_str())

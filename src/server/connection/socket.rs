@@ -86,6 +86,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// The next thing that arrives.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        // What is already answered goes out before the answer to a ping or a close that arrives now: after the latter
+        // nothing could be sent any more. An error shows again when this is flushed.
+        let _ = self.frame_waiting(cx);
         let incoming = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
             Some(Ok(Message::Text(text))) => Incoming::Text(text),
             Some(Ok(Message::Binary(_))) => Incoming::Binary,

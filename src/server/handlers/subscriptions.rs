@@ -111,10 +111,10 @@ impl Subscriptions {
     pub(super) fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
         let active = self.active.get(&id)?;
         Some(match update {
-            Update::Result(result) => message::push(id, result.data().as_deref()),
+            Update::Result(result) => message::push(id, result.data().as_deref(), active.scope.at(result.seq())),
             Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
-            Update::Changes(set) => message::changes(id, set.data(), active.scope.at(set.seq())),
-            Update::Missed { changes, seq } => message::changes_missed(id, changes, active.scope.at(seq)),
+            Update::Changes(set) => message::push_changes(id, set.data(), active.scope.at(set.seq())),
+            Update::Missed { changes, seq } => message::push_missed(id, changes, active.scope.at(seq)),
             Update::Ended(reason) => {
                 self.active.remove(&id);
                 message::subscription_ended(id, reason.as_str())
