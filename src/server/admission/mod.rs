@@ -14,11 +14,15 @@ mod pacing;
 mod rate_limits;
 mod trusted_proxies;
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use hyper::HeaderMap;
+use tokio::time::Sleep;
 
 pub(crate) use self::pacing::{AcceptPace, Seldom};
 pub(crate) use self::trusted_proxies::Network;
@@ -70,6 +74,7 @@ impl Gatekeeper {
             address,
             member,
             refusals: 0,
+            pause: None,
         })
     }
 }
@@ -82,6 +87,8 @@ pub(crate) struct Admission {
     member: Option<Member>,
     /// Requests over the quota since the last pause.
     refusals: u8,
+    /// While it lasts the connection is not to be read.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// The limits, and where the client stands.
@@ -104,10 +111,34 @@ impl Admission {
     /// What to answer where the quota does not allow the request. It costs nothing then.
     pub(crate) fn admit(&mut self, request: &Request<'_>) -> Result<(), Failure> {
         let Some(member) = &self.member else { return Ok(()) };
-        member.limits.take_request(&member.account, request.operation()).map_err(|wait| {
-            self.refusals = self.refusals.saturating_add(1);
+        let taken = member.limits.take_request(&member.account, request.operation());
+        taken.map_err(|wait| {
+            self.count_refusal();
             Failure::rate_limited(wait)
         })
+    }
+
+    fn count_refusal(&mut self) {
+        self.refusals += 1;
+        if self.refusals == REFUSALS_UNPAUSED {
+            self.refusals = 0;
+            self.pause = Some(Box::pin(tokio::time::sleep(REFUSAL_PAUSE)));
+        }
+    }
+
+    /// Whether the connection is not to be read now, because it goes on asking for more than it may.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    /// Ends a pause whose time is over; of one that is not, the task is told when it is. To be called before the
+    /// connection is read and after.
+    pub(crate) fn poll_pause(&mut self, cx: &mut Context<'_>) {
+        if let Some(pause) = &mut self.pause
+            && pause.as_mut().poll(cx).is_ready()
+        {
+            self.pause = None;
+        }
     }
 
     /// Counts a message that is refused for its form, so that nobody knows what it asks for.
@@ -119,14 +150,6 @@ impl Admission {
         member.limits.take_refused(&member.account).map_err(|_| CloseCode::TooManyRefused)
     }
 
-    /// How long the connection is not to be read now, where it goes on asking for more than it may.
-    pub(crate) fn pause(&mut self) -> Option<Duration> {
-        (self.refusals >= REFUSALS_UNPAUSED).then(|| {
-            self.refusals = 0;
-            REFUSAL_PAUSE
-        })
-    }
-
     /// The admission of a client without limits.
     #[cfg(test)]
     pub(crate) fn unlimited() -> Self {
@@ -134,12 +157,16 @@ impl Admission {
             address: IpAddr::from([127, 0, 0, 1]),
             member: None,
             refusals: 0,
+            pause: None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use super::*;
     use crate::protocol::{Envelope, ErrorCode, Number};
     use crate::server::config::RateLimitConfig;
@@ -270,12 +297,19 @@ mod tests {
             ..RateLimitConfig::default()
         });
         let mut admission = enter(&gatekeeper, "10.0.0.1");
-        let mut pauses = 0;
+        let began = tokio::time::Instant::now();
         for _ in 0..=6400 {
+            while admission.is_paused() {
+                poll_fn(|cx| {
+                    admission.poll_pause(cx);
+                    if admission.is_paused() { Poll::Pending } else { Poll::Ready(()) }
+                })
+                .await;
+            }
             let _ = ask(&mut admission, "store.get");
-            pauses += u32::from(admission.pause().is_some());
         }
-        assert_eq!(pauses, 100);
+        let took = began.elapsed().as_millis();
+        assert!((990..=1100).contains(&took), "{took} ms");
         assert_eq!(admission.count_refused(), Ok(()), "they are no malformed messages");
     }
 }

@@ -54,8 +54,6 @@ pub(crate) struct Driver<S, V: Service> {
     outbox: Arc<Outbox>,
     limits: Limits,
     admission: Admission,
-    /// How long nothing is read, because the client goes on asking for more than it may.
-    pause: Option<Pin<Box<Sleep>>>,
     phase: Phase,
     /// Answers owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
@@ -79,7 +77,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             outbox,
             limits,
             admission,
-            pause: None,
             phase: Phase::Open,
             owed: VecDeque::new(),
             alone: None,
@@ -143,10 +140,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_ready_answers(cx);
         self.send_updates();
 
-        self.end_pause(cx);
+        self.admission.poll_pause(cx);
         let input = self.receive(cx, batch);
-        // The task is woken when a pause that has just begun is over.
-        self.end_pause(cx);
+        self.admission.poll_pause(cx);
         // Polls what has just been submitted, so that the task is woken by its answer.
         self.send_ready_answers(cx);
         self.judge_overdue_pong(input);
@@ -217,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn may_receive(&self) -> bool {
         self.phase == Phase::Open
             && self.alone.is_none()
-            && self.pause.is_none()
+            && !self.admission.is_paused()
             && self.owed.len() < self.limits.requests_in_flight_max
             && (self.kept.is_none() || self.owed.is_empty())
             && !self.client_is_behind()
@@ -267,7 +263,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
         }
         if let Err(failure) = self.admission.admit(&request) {
-            self.pause = self.admission.pause().map(|time| Box::pin(tokio::time::sleep(time)));
             return self.owe(failure.answer(request.id(), false));
         }
         match self.service.handle(&request) {
@@ -282,14 +277,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         match self.admission.count_refused() {
             Ok(()) => self.owe(answer),
             Err(code) => self.happen(Event::Finish(code)),
-        }
-    }
-
-    fn end_pause(&mut self, cx: &mut Context<'_>) {
-        if let Some(pause) = &mut self.pause
-            && pause.as_mut().poll(cx).is_ready()
-        {
-            self.pause = None;
         }
     }
 
