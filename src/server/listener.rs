@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::admission::{AcceptPace, Gatekeeper, Seldom};
 use super::connection::{Connections, Sessions};
 use super::http::{Doorkeepers, Endpoint, shake_hands};
+use super::statistics::Count;
 
 /// Connections that the system keeps for us until they are accepted. A storm of reconnecting clients fits in.
 const BACKLOG: u32 = 4096;
@@ -63,6 +64,11 @@ impl Gate {
     /// The address listened on, with the real port.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.local_address
+    }
+
+    /// Whether new sockets are taken.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.state.borrow() == GateState::Open
     }
 
     /// Stops listening. When it returns, new connects are refused; handshakes that have begun go on.
@@ -168,6 +174,7 @@ impl<N: Sessions> Reception<N> {
         let handshake = shake_hands(stream, peer.ip(), doorkeepers);
         // A request that comes too slowly is not worth an answer.
         let Ok(Some(upgraded)) = tokio::time::timeout(self.handshake_timeout, handshake).await else {
+            self.connections.counters.add(Count::Refused, 1);
             return;
         };
         self.connections
@@ -227,6 +234,7 @@ async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshak
     let mut gate_state = gate.state.subscribe();
     let mut pace = AcceptPace::new(state.reception.accepts_per_second);
     let mut warning = Seldom::new(ACCEPT_WARNING_INTERVAL);
+    let counters = &state.reception.connections.counters;
     loop {
         tokio::select! {
             () = closing(&mut gate_state) => break,
@@ -235,12 +243,15 @@ async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshak
                     tracing::error!(%error, "a handshake failed; the listener goes on");
                 }
             }
-            accepted = paced_accept(&socket, &mut pace) => match accepted {
+            accepted = paced_accept(&socket, &mut pace) => match accepted.inspect(|_| counters.add(Count::Accepted, 1)) {
                 Ok((stream, peer)) if handshakes.len() < state.reception.handshakes_max => {
                     let (reception, supervisor) = (Arc::clone(&state.reception), state.supervisor.clone());
                     handshakes.spawn(async move { reception.receive(stream, peer, &supervisor).await });
                 }
-                Ok((_, peer)) => tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way"),
+                Ok((_, peer)) => {
+                    counters.add(Count::Dropped, 1);
+                    tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way");
+                }
                 Err(error) => pause_after(&error, &mut warning).await,
             },
         }

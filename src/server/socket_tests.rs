@@ -20,7 +20,9 @@ use super::connection::heartbeat::HeartbeatQueue;
 use super::connection::registry::Registry;
 use super::connection::{Connections, Limits};
 use super::listener::{Gate, Reception};
+use super::statistics::{Count, Counters};
 use super::{Config, shutdown, supervisor};
+use crate::protocol::CloseCode;
 
 type Client = WebSocketStream<TcpStream>;
 
@@ -31,6 +33,7 @@ struct TestServer {
     script: Arc<Script>,
     root: ActorCell,
     hurry: watch::Sender<bool>,
+    counters: Arc<Counters>,
 }
 
 impl TestServer {
@@ -43,11 +46,13 @@ impl TestServer {
         let gate = Arc::new(Gate::open("127.0.0.1", 0).await.expect("a free port"));
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
         let script = Arc::new(Script::default());
+        let counters = Arc::new(Counters::default());
         let connections = Connections {
             sessions: Arc::clone(&script),
             registry: Arc::clone(&registry),
             heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
             limits: Limits::from(&config),
+            counters: Arc::clone(&counters),
         };
         let reception = Reception {
             gate: Arc::clone(&gate),
@@ -65,6 +70,7 @@ impl TestServer {
             script,
             root,
             hurry: watch::Sender::new(false),
+            counters,
         }
     }
 
@@ -427,6 +433,47 @@ async fn a_grace_period_can_be_cut_short() {
         assert!(client.next().await.is_none());
     };
     tokio::join!(stop, hurry);
+}
+
+#[tokio::test]
+async fn a_stop_in_a_hurry_does_not_wait_for_a_request_that_takes_long() {
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.connect().await;
+    request(&mut client, 1, "wait").await;
+    while server.script.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let begun = std::time::Instant::now();
+    // In a hurry from the beginning, and only once the connections are being closed.
+    for hurry_at_once in [true, false] {
+        server.hurry.send_replace(hurry_at_once);
+        let hurry = async {
+            tokio::task::yield_now().await;
+            server.hurry.send_replace(true);
+        };
+        tokio::join!(server.stop(Duration::ZERO), hurry);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(server.registry.len(), 1, "the caller drops it");
+}
+
+#[tokio::test]
+async fn sockets_are_counted_by_what_became_of_them() {
+    let server = TestServer::start(|config| config.max_connections_per_ip = Some(1)).await;
+    let first = server.connect().await;
+    let mut second = server.try_connect().await.expect("the upgrade goes ahead");
+    assert_eq!(close_code(&mut second).await.0, 4003);
+    server.http("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    drop((first, second));
+    server.emptied().await;
+    // The refused request is counted when its socket is closed, which its client sees first.
+    while server.counters.total(Count::Refused) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let counts = [Count::Accepted, Count::Dropped, Count::Refused, Count::Opened];
+    assert_eq!(counts.map(|count| server.counters.total(count)), [3, 0, 1, 1]);
+    let closes = [CloseCode::TooManyConnections, CloseCode::GoingAway];
+    assert_eq!(closes.map(|code| server.counters.total_of_closes(code)), [1, 0]);
 }
 
 #[tokio::test]

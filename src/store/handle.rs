@@ -67,6 +67,13 @@ impl Store {
         Snapshot(self.inner.shared.published())
     }
 
+    /// Names the order of commits that cursors refer to. A store on disk keeps it as long as it can vouch for what
+    /// earlier cursors saw; a store in memory has another one each time.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.shared.epoch
+    }
+
     /// The store's time, in milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> Timestamp {

@@ -363,6 +363,24 @@ pub(super) static KEYS: &[Key] = &[
         1_024..=U32_MAX,
         store_limits.command.record_bytes
     ),
+    size!(
+        "storeLimits.historyMaxChanges",
+        "",
+        0..=10_000_000,
+        store_limits.history.max_changes
+    ),
+    size!(
+        "storeLimits.historyMaxBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_bytes
+    ),
+    size!(
+        "storeLimits.historyMaxTotalBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_total_bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {

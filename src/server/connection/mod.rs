@@ -37,6 +37,7 @@ use self::registry::{Registry, Seat};
 use self::socket::Socket;
 use super::admission::Admission;
 use super::config::Config;
+use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::protocol::{ConnectionId, message};
 
 /// What one connection may take up.
@@ -72,6 +73,7 @@ pub(crate) struct Connections<N> {
     pub(crate) registry: Arc<Registry>,
     pub(crate) heartbeat: Arc<HeartbeatQueue>,
     pub(crate) limits: Limits,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl<N: Sessions> Connections<N> {
@@ -82,15 +84,22 @@ impl<N: Sessions> Connections<N> {
         let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
         let id = ConnectionId::next();
         let outbox = Arc::new(Outbox::default());
-        let registration = match seat.register(id, admission.address(), Arc::clone(&outbox)) {
+        let now_ms = super::wall_clock_ms();
+        let figures = ConnectionFigures::new(now_ms);
+        let registration = match seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures)) {
             Ok(registration) => registration,
             // The seat is kept until the socket is closed: sockets on their way out are bounded too.
-            Err((code, _seat)) => return socket.refuse(code).await,
+            Err((code, _seat)) => {
+                self.counters.closed(code);
+                return socket.refuse(code).await;
+            }
         };
+        self.counters.add(Count::Opened, 1);
         self.heartbeat.join(&outbox, Instant::now());
-        let session = self.sessions.open(Arc::clone(&outbox));
-        let driver = Driver::new(socket, session, outbox, self.limits, admission);
-        let welcome = message::welcome(id, super::wall_clock_ms(), false);
+        let session = self.sessions.open(Arc::clone(&outbox), figures.subscriptions());
+        let counters = ConnectionCounters::new(Arc::clone(&self.counters), figures);
+        let driver = Driver::new(socket, session, outbox, self.limits, admission, counters);
+        let welcome = message::welcome(id, now_ms, false);
         connection_supervisor::start(supervisor, Connection::new(driver, registration, welcome)).await;
     }
 }

@@ -8,6 +8,7 @@ mod encode;
 mod failure;
 mod fields;
 mod limits;
+mod server_info;
 mod store_admin;
 mod store_reads;
 mod store_writes;
@@ -30,6 +31,7 @@ pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
+use crate::server::statistics::Overview;
 use crate::store::query::AggregateFunction;
 use crate::store::{Sink, Store, StoreError, Update};
 
@@ -37,6 +39,8 @@ use crate::store::{Sink, Store, StoreError, Update};
 pub struct HandlerContext {
     /// The store.
     pub store: Store,
+    /// What the server says of itself.
+    pub overview: Arc<Overview>,
     /// The most subscriptions of one connection.
     pub max_subscriptions_per_connection: usize,
     /// The most subscriptions of all connections together.
@@ -63,13 +67,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose subscriptions push into `sink`.
+    /// A session whose subscriptions push into `sink`. `count` is kept at their number.
     #[must_use]
-    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>) -> Self {
+    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>, count: Arc<AtomicUsize>) -> Self {
         Self {
             context,
             sink,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::counted_by(count),
         }
     }
 
@@ -138,6 +142,8 @@ impl Session {
             Operation::StoreDefineQuery => store_admin::define_query(call),
             Operation::StoreUndefineQuery => store_admin::undefine_query(call),
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
+            Operation::ServerStats => server_info::stats(call),
+            Operation::ServerConnections => server_info::connections(call),
         }
     }
 }

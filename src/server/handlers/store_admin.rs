@@ -33,15 +33,7 @@ pub(super) fn buckets(call: &Call<'_, '_>) -> Handled {
 
 /// `store.stats`.
 pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
-    let mut stats = call.context.store.stats();
-    let visible = |name: &BucketName| !name.is_reserved();
-    stats.buckets.names.retain(visible);
-    stats.buckets.count = stats.buckets.names.len();
-    for counts in [&mut stats.records, &mut stats.indexes] {
-        counts.per_bucket.retain(|name, _| visible(name));
-        counts.total = counts.per_bucket.values().sum();
-    }
-    call.json(&stats)
+    call.json(&call.context.store.stats().without_reserved())
 }
 
 /// `store.defineBucket`.

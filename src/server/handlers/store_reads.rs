@@ -186,7 +186,7 @@ fn carry_out(call: &Call<'_, '_>, bucket: &Arc<Bucket>, read: Read) -> Result<Ha
 
 /// Does long work on a thread that may block; only so much at once, so that clients cannot take all memory and
 /// all cores together.
-fn off_task(call: &Call<'_, '_>, work: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static) -> Handled {
+pub(super) fn off_task(call: &Call<'_, '_>, work: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static) -> Handled {
     let (context, id) = (Arc::clone(call.context), call.id);
     Handled::Alone(Box::pin(async move {
         let answer = with_permit(&context.long_reads, work).await;

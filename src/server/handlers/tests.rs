@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::{Handled, HandlerContext, RequestLimits, Session};
-use crate::protocol::{Envelope, SubscriptionId};
+use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
+use crate::server::Config;
 use crate::server::config::ConnectionLimits;
+use crate::server::connection::registry::Registry;
+use crate::server::statistics::{ConnectionFigures, Identity, Overview};
 use crate::store::{EndReason, Sink, Store, Update};
 
 /// Remembers what was pushed.
@@ -31,7 +34,7 @@ struct Client {
 impl Client {
     fn new(context: &Arc<HandlerContext>) -> Self {
         let pushed = Arc::new(Recorder::default());
-        let session = Session::new(Arc::clone(context), Arc::clone(&pushed) as Arc<dyn Sink>);
+        let session = Session::new(Arc::clone(context), Arc::clone(&pushed) as Arc<dyn Sink>, Arc::default());
         Self { session, pushed }
     }
 
@@ -84,9 +87,16 @@ impl Client {
     }
 }
 
+/// A server with the connections of `registry`.
+fn overview(registry: &Arc<Registry>) -> Overview {
+    let identity = Identity::new(&Config::default(), 8080);
+    Overview::new(identity, Arc::default(), Arc::clone(registry), Arc::default())
+}
+
 async fn context() -> HandlerContext {
     HandlerContext {
         store: Store::builder().in_memory().open().await.unwrap(),
+        overview: Arc::new(overview(&Registry::new(10, None))),
         max_subscriptions_per_connection: 2,
         max_total_subscriptions: 3,
         total_subscriptions: Arc::new(AtomicUsize::new(0)),
@@ -739,4 +749,65 @@ async fn definitions_are_checked_after_names() {
             "Bucket \"u\" does not exist",
         )
         .await;
+}
+
+/// A client of a server that has so many connections, and those connections.
+async fn client_among(connections: usize, max_result_bytes: usize) -> (Client, Vec<impl Drop>) {
+    let registry = Registry::new(connections, None);
+    let seats = (0..connections).map(|at| {
+        let seat = registry.take_seat().expect("a seat is free");
+        let address = std::net::Ipv4Addr::new(10, 0, 0, 7).into();
+        let figures = ConnectionFigures::new(1_790_000_000_000 + at as u64);
+        let registered = seat.register(ConnectionId::next(), address, Arc::default(), figures);
+        registered.unwrap_or_else(|_| panic!("it is admitted"))
+    });
+    let seats: Vec<_> = seats.collect();
+    let context = HandlerContext {
+        overview: Arc::new(overview(&registry)),
+        max_result_bytes,
+        ..context().await
+    };
+    (Client::new(&Arc::new(context)), seats)
+}
+
+#[tokio::test]
+async fn connections_are_listed_whole_and_in_the_order_in_which_they_came_however_many_there_are() {
+    for connections in [0, 1, 3, 256, 257, 2000] {
+        let (mut client, _seats) = client_among(connections, 1 << 20).await;
+        let answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+        let listed = answer["data"].as_array().expect("a list");
+        assert_eq!((&answer["id"], listed.len()), (&json!(5), connections));
+        for (at, connection) in listed.iter().enumerate() {
+            assert_eq!(connection["connectedAt"], 1_790_000_000_000_u64 + at as u64);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_connections_beyond_the_limit_is_refused_and_not_cut_off() {
+    for connections in [100, 2000] {
+        let (mut client, _seats) = client_among(connections, 20_000).await;
+        let answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+        assert_eq!(
+            (&answer["id"], &answer["code"]),
+            (&json!(5), &json!("BACKPRESSURE")),
+            "{connections}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_shown_with_every_field_of_the_contract() {
+    let (mut client, _seats) = client_among(1, 1 << 20).await;
+    let mut answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+    let connection = answer["data"][0].as_object_mut().expect("an object");
+    let id = connection.shift_remove("connectionId").expect("an id");
+    assert!(id.as_str().is_some_and(|id| id.starts_with("conn-")), "{id}");
+    let expected = json!({
+        "remoteAddress": "10.0.0.7", "connectedAt": 1_790_000_000_000_u64,
+        "authenticated": false, "userId": null, "roles": [],
+        "storeSubscriptionCount": 0, "rulesSubscriptionCount": 0,
+        "bytesIn": 0, "bytesOut": 0, "unsentBytes": 0, "requestsInFlight": 0,
+    });
+    assert_eq!(&expected, &Value::Object(connection.clone()));
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions};
 
-use super::layout::{CATALOG, ENGINE, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, Stamp, decode_progress, decode_progress_key};
+use super::layout::{
+    CATALOG, ENGINE, EPOCH, Epoch, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, Stamp, decode_progress, decode_progress_key,
+};
 use super::log::Group;
 use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
@@ -38,6 +40,8 @@ pub(super) struct Opened {
     pub recovered: Recovered,
     /// The stamp of the last group.
     pub head: Stamp,
+    /// The epoch, where there is one already.
+    pub epoch: Option<Epoch>,
 }
 
 /// Opens the engine. Where it does not find what was read before, all is put back and refused.
@@ -54,7 +58,7 @@ pub(super) fn open(dir: &Path, standing: &Standing) -> Result<Opened, OpenError>
 
 fn open_checked(dir: &Path, standing: &Standing) -> Result<Opened, OpenError> {
     let (db, records, meta) = open_engine(dir, standing)?;
-    let (recovered, head) = read_meta(dir, &meta)?;
+    let (recovered, head, epoch) = read_meta(dir, &meta)?;
     if let Standing::Data(findings) = standing {
         check_recovered(dir, findings, head, &records, &meta)?;
     }
@@ -64,6 +68,7 @@ fn open_checked(dir: &Path, standing: &Standing) -> Result<Opened, OpenError> {
         db,
         recovered,
         head,
+        epoch,
     })
 }
 
@@ -114,7 +119,7 @@ fn engine_refused(dir: &Path, engine: &Path, standing: &Standing, error: fjall::
     OpenError::damaged(file, format!("the storage engine refuses it: {error:?}"))
 }
 
-fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp), OpenError> {
+fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp, Option<Epoch>), OpenError> {
     let engine = dir.join(ENGINE);
     let damaged = |reason: String| OpenError::damaged(&engine, reason);
     let get = |key: &[u8]| guarded(|| meta.get(key)).map_err(damaged);
@@ -125,6 +130,10 @@ fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp), OpenErro
     let catalog = match get(CATALOG)? {
         Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(format!("its definitions cannot be read: {error}")))?,
         None => Catalog::default(),
+    };
+    let epoch = match get(EPOCH)? {
+        Some(bytes) => Some(Epoch::decode(&bytes).ok_or_else(|| damaged("its epoch cannot be read".to_owned()))?),
+        None => None,
     };
     let mut progress = Vec::new();
     let mut entries = meta.prefix([PROGRESS]);
@@ -140,6 +149,7 @@ fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp), OpenErro
             progress,
         },
         head,
+        epoch,
     ))
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
-use super::draft::{Draft, Effects};
+use super::draft::{CommitEnd, Draft, Effects};
 use super::write::{Scope, check_version};
 use crate::protocol::{BucketName, Datum, Issue, QueryName, Record};
 use crate::store::StoreError;
@@ -20,6 +20,19 @@ use crate::store::query::{Filter, Reader};
 /// What the operation runs into: see [`StoreError`].
 pub fn apply(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     state.advance_to(command.now);
+    let before = state.seq();
+    let outcome = run_command(state, command, effects);
+    if state.seq() != before {
+        effects.commits.push(CommitEnd {
+            seq: state.seq(),
+            now: state.now(),
+            changes: effects.changes.len(),
+        });
+    }
+    outcome
+}
+
+fn run_command(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     match &command.operation {
         Operation::DefineBucket { name, definition } => define_bucket(state, name, definition, effects),
         Operation::UpdateBucket { name, updates } => update_bucket(state, name, updates, effects),

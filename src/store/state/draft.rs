@@ -26,11 +26,24 @@ pub struct Change {
     pub new: Option<Record>,
 }
 
+/// Where a commit ends within the effects of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitEnd {
+    /// The number of the commit; that of the last one where a command made several.
+    pub seq: u64,
+    /// The clock at the commit.
+    pub now: Timestamp,
+    /// How many changes of the group there are up to its end.
+    pub changes: usize,
+}
+
 /// What a command did, for the disk, the live views and the listeners.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     /// The rows that changed, in order; one row may be there several times.
     pub changes: Vec<Change>,
+    /// Where the commits end in `changes`, in order.
+    pub commits: Vec<CommitEnd>,
     /// Buckets that were emptied as a whole: the identity that is gone and the one that took its place.
     pub emptied: Vec<(BucketName, BucketId, BucketId)>,
     /// Buckets that were dropped.

@@ -31,7 +31,7 @@ pub use bucket::{Bucket, BucketId, RowId, Timestamp};
 pub use builder::{BucketBuilder, FieldSpec};
 pub use catalog::{QueryEntry, QueryKind, State};
 pub use definition::{BucketDefinition, OnDelete, Reference};
-pub use draft::{Change, Effects};
+pub use draft::{Change, CommitEnd, Effects};
 pub use format::Format;
 pub use index::{Index, IndexKey, RowSet};
 pub use index_definition::IndexDefinition;

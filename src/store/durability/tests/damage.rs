@@ -314,10 +314,10 @@ fn a_missing_file_of_the_engine_is_found_and_named() {
 #[test]
 fn another_format_is_refused_by_name() {
     let victim = Victim::new(1);
-    std::fs::write(victim.dir.path().join("format"), "noex-server data 2\n").unwrap();
+    std::fs::write(victim.dir.path().join("format"), "noex-server data 3\n").unwrap();
     let error = read_back(victim.dir.path()).unwrap_err();
     assert!(
-        matches!(&error, OpenError::Format { found, expected, .. } if found == "noex-server data 2" && expected == "noex-server data 1")
+        matches!(&error, OpenError::Format { found, expected, .. } if found == "noex-server data 3" && expected == "noex-server data 2")
     );
     assert!(error.to_string().contains("use the version that wrote it"), "{error}");
 }
@@ -334,7 +334,7 @@ fn data_without_its_format_is_not_taken_for_a_new_directory() {
         let error = read_back(victim.dir.path()).unwrap_err();
         assert!(matches!(&error, OpenError::Damaged { file, .. } if *file == format), "{error}");
     }
-    std::fs::write(&format, "noex-server data 1\n").unwrap();
+    std::fs::write(&format, "noex-server data 2\n").unwrap();
     assert_eq!(read_back(victim.dir.path()).unwrap().1, victim.states[&2]);
 }
 

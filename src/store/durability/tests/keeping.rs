@@ -30,6 +30,7 @@ fn all_of_a_group_comes_back() {
         progress: vec![(BucketId(3), progress), (BucketId(1), Progress::default())],
         catalog: Some(definitions.clone()),
         dropped: Vec::new(),
+        history: HistoryUpdate::default(),
     };
     embedded.append(&batch).unwrap();
     Box::new(embedded).close().unwrap();

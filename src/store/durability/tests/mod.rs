@@ -1,6 +1,7 @@
 //! What is handed over comes back, whatever happens in between.
 
 mod damage;
+mod history;
 mod keeping;
 mod model;
 
@@ -11,7 +12,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Batch, Catalog, Durability, Embedded, OpenError, Progress, RecordChange, Recovered, StoredBucket, SyncLevel};
+use super::{
+    Batch, Catalog, Durability, Embedded, HistoryUpdate, OpenError, Progress, RecordChange, Recovered, StoredBucket, StoredCommit,
+    StoredGroup, StoredHistory, SyncLevel,
+};
 use crate::protocol::Record;
 use crate::store::state::{BucketId, RowId};
 
