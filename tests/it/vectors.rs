@@ -44,6 +44,7 @@ families! {
     generated_fields = "generated-fields",
     group_by = "group-by",
     heartbeat = "heartbeat",
+    idempotency = "idempotency",
     pagination = "pagination",
     payload_and_frames = "payload-and-frames",
     pipeline = "pipeline",

@@ -186,6 +186,7 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, origins| draft.config.allowed_origins = Some(origins),
         },
     },
+    time!("idempotencyWindowMs", 10..=U32_MAX, store_limits.command.requests.window),
     size!("maxConnections", "", 1..=10_000_000, max_connections),
     Key {
         name: "maxConnectionsPerIp",
@@ -381,6 +382,18 @@ pub(super) static KEYS: &[Key] = &[
         1_024..=U32_MAX,
         store_limits.history.max_total_bytes
     ),
+    size!(
+        "storeLimits.maxRequestKeys",
+        "",
+        1..=100_000_000,
+        store_limits.command.requests.keys
+    ),
+    size!(
+        "storeLimits.maxRequestKeyBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.command.requests.bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {
@@ -394,16 +407,7 @@ pub(super) static KEYS: &[Key] = &[
 ];
 
 /// Keys of capabilities that this version does not have.
-pub(super) const LATER: &[&str] = &[
-    "auth",
-    "rules",
-    "audit",
-    "procedures",
-    "tls",
-    "adminPort",
-    "revocation",
-    "idempotencyWindowMs",
-];
+pub(super) const LATER: &[&str] = &["auth", "rules", "audit", "procedures", "tls", "adminPort", "revocation"];
 
 /// Keys of other servers of the protocol, with what to use here.
 pub(super) const REPLACED: &[(&str, &str)] = &[

@@ -48,6 +48,7 @@ fn samples() -> Vec<(&'static str, &'static str, Value)> {
         ("maxPayloadBytes", "4096", json!(4096)),
         ("exposeErrorDetails", "false", json!(false)),
         ("allowedOrigins", "https://a.example, null", json!(["https://a.example", "null"])),
+        ("idempotencyWindowMs", "90000", json!(90_000)),
         ("maxConnections", "12", json!(12)),
         ("maxConnectionsPerIp", "3", json!(3)),
         ("trustedProxies", "10.0.0.0/8, ::1", json!(["10.0.0.0/8", "::1"])),
@@ -134,7 +135,7 @@ fn variables_are_named_as_the_contract_says() {
         .map(|key| variable_of(key.name))
         .collect();
     let expected = "NOEX_PORT NOEX_HOST NOEX_PATH NOEX_NAME NOEX_DATA_DIR NOEX_DURABILITY NOEX_DURABILITY_INTERVAL_MS NOEX_MAX_PAYLOAD_BYTES \
-                    NOEX_EXPOSE_ERROR_DETAILS NOEX_ALLOWED_ORIGINS NOEX_MAX_CONNECTIONS NOEX_MAX_CONNECTIONS_PER_IP NOEX_TRUSTED_PROXIES \
+                    NOEX_EXPOSE_ERROR_DETAILS NOEX_ALLOWED_ORIGINS NOEX_IDEMPOTENCY_WINDOW_MS NOEX_MAX_CONNECTIONS NOEX_MAX_CONNECTIONS_PER_IP NOEX_TRUSTED_PROXIES \
                     NOEX_LOG_FORMAT NOEX_LOG_LEVEL";
     assert_eq!(named.join(" "), expected);
 }
