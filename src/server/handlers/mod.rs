@@ -7,6 +7,7 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+mod limits;
 mod request_key;
 mod server_info;
 mod store_admin;
@@ -28,6 +29,7 @@ use self::answer::Success;
 pub use self::answer::{Completion, Handled, PendingAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
+pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId, Tier};
 use crate::server::statistics::Overview;
@@ -48,6 +50,8 @@ pub struct HandlerContext {
     pub total_subscriptions: Arc<AtomicUsize>,
     /// The most records of one `store.insertMany`.
     pub max_bulk_records: usize,
+    /// What the parts of one request may hold.
+    pub request_limits: RequestLimits,
     /// The most bytes that the data of one answer may have.
     pub max_result_bytes: usize,
     /// Whether error answers carry `details`.
