@@ -15,7 +15,7 @@ use super::number::Number;
 pub const PROTOCOL_VERSION: &str = "1.0.0";
 
 /// The extensions of the protocol that the welcome names.
-pub const FEATURES: &[&str] = &["expectVersion", "explain"];
+pub const FEATURES: &[&str] = &["expectVersion", "explain", "idempotency"];
 
 /// A message around its members; `members` writes each with a comma before it.
 fn message(kind: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -241,7 +241,7 @@ mod tests {
         let connection: ConnectionId = "conn-7".parse().unwrap();
         check(
             &welcome(connection, 5, false),
-            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain"] }),
+            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain", "idempotency"] }),
         );
         check(&ping(17), &json!({ "type": "ping", "timestamp": 17 }));
         check(

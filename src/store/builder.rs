@@ -325,6 +325,7 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
         })?;
         state.add_query(QueryName::from(stored.name.as_str()), QueryKind::Declarative(Arc::new(definition)));
     }
+    *state.requests_mut() = recovered.requests.clone();
     tracing::info!(dir = %dir.display(), records = loaded, elapsed_ms = begun.elapsed().as_millis() as u64, "store loaded");
     Ok(state)
 }

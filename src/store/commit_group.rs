@@ -39,9 +39,9 @@ impl CommitGroup {
         self.answers.is_empty() && !self.has_effects()
     }
 
-    /// Whether anything changed.
+    /// Whether anything changed, be it only what is remembered of requests.
     pub(super) fn has_effects(&self) -> bool {
-        !self.effects.changes.is_empty() || self.effects.catalog_changed
+        !self.effects.changes.is_empty() || self.effects.catalog_changed || !self.effects.requests.is_empty()
     }
 
     pub(super) fn effects(&self) -> &Effects {
@@ -55,6 +55,7 @@ impl CommitGroup {
             seq: state.seq(),
             now: state.now(),
             history,
+            requests: self.effects.requests.clone(),
             ..Batch::default()
         };
         let mut grown: Vec<BucketId> = Vec::new();

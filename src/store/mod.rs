@@ -61,7 +61,7 @@ pub use events::{Event, EventKind, Events, Heard, topic_matches};
 pub use feeds::ChangeSet;
 pub use handle::{BucketHandle, Commit, Snapshot, Store};
 pub use history::HistoryLimits;
-pub use state::{BucketDefinition, FieldSpec, Timestamp};
+pub use state::{BucketDefinition, FieldSpec, RequestKey, RequestLimits, Timestamp};
 pub use stats::{MaintenanceStats, StoreStats, ViewStats};
 pub use subscription::{Followed, Following, LiveQuery, SubscribeOptions, Subscribed, Subscribing, Subscription, WatchError};
 pub use transaction::Transaction;

@@ -27,6 +27,17 @@ pub struct StoreStats {
     pub ttl: TtlStats,
     /// How live views are kept up to date.
     pub views: ViewStats,
+    /// The requests whose answers are remembered.
+    pub request_keys: RequestKeyStats,
+}
+
+/// The requests whose answers are remembered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RequestKeyStats {
+    /// How many.
+    pub count: usize,
+    /// The bytes of their keys and answers.
+    pub bytes: usize,
 }
 
 /// Which buckets there are, in the order of their definition.
@@ -153,6 +164,10 @@ impl StoreStats {
                 evaluated: views.builds + views.reevaluations,
                 reevaluated: views.reevaluations,
                 offered: views.offered,
+            },
+            request_keys: RequestKeyStats {
+                count: state.requests().count(),
+                bytes: state.requests().bytes(),
             },
         }
     }

@@ -25,7 +25,7 @@ use super::history::History;
 use super::inbox::Submitted;
 use super::long_work::in_place;
 use super::shared::Shared;
-use super::state::{Change, Effects, State, Timestamp, apply};
+use super::state::{Change, Effects, RequestKey, State, Timestamp, apply};
 use super::subscription::{Fed, Watched};
 use super::views::{Blueprint, Built, Sink, Views};
 use super::visible::Visible;
@@ -207,13 +207,13 @@ impl StoreState {
     }
 
     fn apply_all(&mut self, now: Timestamp, waiting: Vec<Submitted>) {
-        for Submitted { operation, reply } in waiting {
-            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation));
+        for Submitted { operation, request, reply } in waiting {
+            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation, request));
             self.open.answer_later(reply, answer);
         }
     }
 
-    fn apply(&mut self, now: Timestamp, operation: Operation) -> Result<super::Outcome, StoreError> {
+    fn apply(&mut self, now: Timestamp, operation: Operation, request: Option<RequestKey>) -> Result<super::Outcome, StoreError> {
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
         let limits = self.shared.limits.command;
@@ -223,6 +223,7 @@ impl StoreState {
                 now,
                 seed,
                 limits,
+                request,
                 operation,
             },
             self.open.effects_mut(),
@@ -236,7 +237,7 @@ impl StoreState {
             return;
         }
         // An expiry cannot be refused: what is still referred to simply stays.
-        let _ = in_place(|| self.apply(now, Operation::Expire));
+        let _ = in_place(|| self.apply(now, Operation::Expire, None));
         if self.working.next_expiry().is_some_and(|end| end <= Number::from(now)) {
             let retry_ms = u64::try_from(self.shared.limits.ttl_check_interval.as_millis()).unwrap_or(u64::MAX);
             self.next_expiry_try = now.saturating_add(retry_ms.max(1));

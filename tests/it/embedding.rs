@@ -370,6 +370,7 @@ async fn what_one_command_may_cost_is_limited() {
             rows_read: 1_000,
             bytes: 10_000,
             record_bytes: 2_000,
+            ..Default::default()
         },
         ..Default::default()
     };

@@ -20,6 +20,7 @@ use super::phase::{Event, Phase};
 use super::socket::{Incoming, LINGER, Socket};
 use super::{Limits, Reply, Service};
 use crate::protocol::{CloseCode, Envelope, Order, message};
+use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, Standing, Ticket};
 
 /// The most messages taken from one socket before others have their turn.
@@ -56,6 +57,7 @@ pub(crate) struct Driver<S, V: Service> {
     service: V,
     outbox: Arc<Outbox>,
     limits: Limits,
+    admission: Admission,
     phase: Phase,
     /// Answers owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
@@ -73,12 +75,20 @@ pub(crate) struct Driver<S, V: Service> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
-    pub(super) fn new(socket: Socket<S>, service: V, outbox: Arc<Outbox>, limits: Limits, counters: ConnectionCounters) -> Self {
+    pub(super) fn new(
+        socket: Socket<S>,
+        service: V,
+        outbox: Arc<Outbox>,
+        limits: Limits,
+        admission: Admission,
+        counters: ConnectionCounters,
+    ) -> Self {
         Self {
             socket,
             service,
             outbox,
             limits,
+            admission,
             phase: Phase::Open,
             owed: VecDeque::new(),
             alone: None,
@@ -144,7 +154,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_ready_answers(cx);
         self.send_updates();
 
+        self.admission.poll_pause(cx);
         let input = self.receive(cx, batch);
+        self.admission.poll_pause(cx);
         // Polls what has just been submitted, so that the task is woken by its answer.
         self.send_ready_answers(cx);
         self.judge_overdue_pong(input);
@@ -234,6 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn may_receive(&self) -> bool {
         self.phase == Phase::Open
             && self.alone.is_none()
+            && !self.admission.is_paused()
             && self.owed.len() < self.limits.requests_in_flight_max
             && (self.kept.is_none() || self.owed.is_empty())
             && !self.client_is_behind()
@@ -269,10 +282,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     }
 
     fn carry_out(&mut self, ticket: Ticket, text: Utf8Bytes, cx: &mut Context<'_>) {
-        let request = match Envelope::parse(&text) {
+        let request = match Envelope::parse_within(&text, self.limits.message_depth_max) {
             Ok(Envelope::Request(request)) => request,
             Ok(Envelope::Pong { timestamp }) => return self.outbox.pong(timestamp),
-            Err(answer) => return self.owe(ticket, answer),
+            Err(answer) => return self.refuse(ticket, answer),
         };
         let ticket = ticket.asks_for(request.operation());
         if request.order() == Order::Alone && !self.owed.is_empty() {
@@ -283,10 +296,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 return;
             }
         }
+        if let Err(failure) = self.admission.admit(&request) {
+            return self.owe(ticket, failure.answer(request.id(), false));
+        }
         match self.service.handle(&request) {
             Reply::Now(answer) => self.owe(ticket, answer),
             Reply::Later(pending) => self.owed.push_back(Owed::Later(ticket, pending)),
             Reply::Alone(future) => self.alone = Some((ticket, future)),
+        }
+    }
+
+    /// Answers a message whose form is wrong, unless there were too many of them.
+    fn refuse(&mut self, ticket: Ticket, answer: Vec<u8>) {
+        match self.admission.count_refused() {
+            Ok(()) => self.owe(ticket, answer),
+            Err(code) => self.happen(Event::Finish(code)),
         }
     }
 

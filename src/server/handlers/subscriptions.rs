@@ -88,7 +88,10 @@ impl Subscriptions {
         let query = fields::text(call.fields, "query")?;
         let params = fields::value(call.fields, "params")?;
         let id = SubscriptionId::next();
-        open_query(&call.context.store.snapshot(), &query)?;
+        let snapshot = call.context.store.snapshot();
+        call.context
+            .request_limits
+            .check_params(&open_query(&snapshot, &query)?.kind, &params)?;
         let subscribing = call.context.store.subscribe(&query, &params, id, Arc::clone(sink));
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {

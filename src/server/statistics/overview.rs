@@ -33,14 +33,9 @@ impl Identity {
             name: config.name.clone(),
             host: config.host.clone(),
             port,
-            rate_limit_enabled: rate_limit_enabled(config),
+            rate_limit_enabled: config.rate_limit.is_some(),
         }
     }
-}
-
-/// Whether the rate of requests is limited: this version has no such key.
-fn rate_limit_enabled(_: &Config) -> bool {
-    false
 }
 
 /// All that reports are made of.

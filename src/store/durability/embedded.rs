@@ -10,7 +10,7 @@ use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
 
 use super::engine::{self, Opened, guarded};
 use super::history::{self, history_key};
-use super::layout::{CATALOG, EPOCH, Epoch, HEAD, Stamp, decode_record_key, encode_progress, progress_key, record_key};
+use super::layout::{CATALOG, EPOCH, Epoch, HEAD, Stamp, decode_record_key, encode_progress, progress_key, record_key, request_key};
 use super::lock::DirectoryLock;
 use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
@@ -210,13 +210,13 @@ impl Embedded {
         OpenError::damaged(self.records.path(), reason)
     }
 
-    fn batch(&self, length: usize, persist: PersistMode, stamp: Stamp) -> OwnedWriteBatch {
+    pub(super) fn batch(&self, length: usize, persist: PersistMode, stamp: Stamp) -> OwnedWriteBatch {
         let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), length + 1).durability(Some(persist));
         batch.insert(&self.meta, HEAD, stamp.encode());
         batch
     }
 
-    fn stamp(&self, seq: u64, now: u64) -> Stamp {
+    pub(super) fn stamp(&self, seq: u64, now: u64) -> Stamp {
         Stamp {
             seq,
             previous: self.head.seq,
@@ -249,11 +249,12 @@ impl Embedded {
         };
         let stamp = self.stamp(batch.seq, batch.now);
         let history = batch.history.groups.len() + batch.history.floors.len() + batch.history.forgotten.len();
-        let length = batch.records.len() + batch.progress.len() + batch.dropped.len() + history + 1;
+        let length = batch.records.len() + batch.progress.len() + batch.dropped.len() + batch.requests.len() + history + 1;
         let mut write = self.batch(length, persist, stamp);
         self.write_records(&mut write, batch);
         self.write_definitions(&mut write, batch)?;
         history::write(&mut write, &self.meta, &batch.history)?;
+        self.write_requests(&mut write, batch);
         guarded(|| write.commit())?;
         self.head = stamp;
         self.orphans.extend(batch.dropped.iter().map(|bucket| Orphan {
@@ -288,6 +289,16 @@ impl Embedded {
             write.insert(&self.meta, CATALOG, serde_json::to_vec(catalog).map_err(|error| error.to_string())?);
         }
         Ok(())
+    }
+
+    fn write_requests(&self, write: &mut OwnedWriteBatch, batch: &Batch) {
+        for change in &batch.requests {
+            let key = request_key(change.number);
+            match &change.remembered {
+                Some(remembered) => write.insert(&self.meta, key, remembered.to_bytes()),
+                None => write.remove(&self.meta, key),
+            }
+        }
     }
 
     fn move_mark(&mut self) -> Result<(), String> {

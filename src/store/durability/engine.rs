@@ -3,18 +3,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions};
 
 use super::layout::{
-    CATALOG, ENGINE, EPOCH, Epoch, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, Stamp, decode_progress, decode_progress_key,
+    CATALOG, ENGINE, EPOCH, Epoch, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, REQUEST, Stamp, decode_progress,
+    decode_progress_key, decode_request_key,
 };
 use super::log::Group;
 use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
 use super::recovery::{self, Cut, Findings, Standing};
 use super::{Catalog, Recovered};
+use crate::store::state::{Remembered, Requests};
 
 /// Logs whose content is all in tables are removed; the engine presses for that beyond this size (its least).
 const LOG_BYTES: u64 = 64 << 20;
@@ -141,16 +144,31 @@ fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp, Option<Ep
         let entry = decode_progress_key(&key).zip(decode_progress(&value));
         progress.push(entry.ok_or_else(|| damaged("its counters cannot be read".to_owned()))?);
     }
+    let requests = read_requests(meta).map_err(damaged)?;
     Ok((
         Recovered {
             seq: head.seq,
             now: head.now,
             catalog,
             progress,
+            requests,
         },
         head,
         epoch,
     ))
+}
+
+fn read_requests(meta: &Keyspace) -> Result<Requests, String> {
+    let mut requests = Requests::default();
+    let mut entries = meta.prefix([REQUEST]);
+    while let Some((key, value)) = guarded(|| entries.next().map(fjall::Guard::into_inner).transpose())? {
+        let entry = decode_request_key(&key).zip(Remembered::from_bytes(&value));
+        let (number, remembered) = entry.ok_or("a remembered request cannot be read")?;
+        if !requests.insert(number, Arc::new(remembered)) {
+            return Err("a request is remembered twice".to_owned());
+        }
+    }
+    Ok(requests)
 }
 
 /// What the engine made of the directory must be what was read from it before.

@@ -16,6 +16,7 @@
 //!          "v" bucket (u32) last seq (u64) → what a commit group did to the bucket: one commit after the other
 //! commit:  seq (u64) count (u32), then for each change row (u64) length (u32) the record's bytes before;
 //!          the length 4294967295 stands for no record
+//!          "r" commit (u64)        → a remembered request
 //! ```
 //!
 //! Numbers are big-endian, so that keys sort as their numbers do. Format 1 had no epoch and no history; it is read, and
@@ -48,6 +49,8 @@ pub(super) const CATALOG: &[u8] = b"catalog";
 pub(super) const EPOCH: &[u8] = b"epoch";
 /// What keys of progress begin with.
 pub(super) const PROGRESS: u8 = b'p';
+/// What keys of remembered requests begin with.
+pub(super) const REQUEST: u8 = b'r';
 
 /// What every group writes beside its changes: its place in the order. The engine checks the content of a group,
 /// but neither the number under which it files it nor that no group is missing between two others; the stamp does.
@@ -106,6 +109,17 @@ pub(super) fn progress_key(bucket: BucketId) -> [u8; 5] {
 pub(super) fn decode_progress_key(key: &[u8]) -> Option<BucketId> {
     let bucket = key.strip_prefix(&[PROGRESS])?.try_into().ok()?;
     Some(BucketId(u32::from_be_bytes(bucket)))
+}
+
+pub(super) fn request_key(number: u64) -> [u8; 9] {
+    let mut key = [REQUEST; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn decode_request_key(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(&[REQUEST])?.try_into().ok()?;
+    Some(u64::from_be_bytes(number))
 }
 
 pub(super) fn encode_progress(progress: Progress) -> [u8; 16] {
@@ -172,6 +186,7 @@ mod tests {
         let place = (BucketId(u32::MAX - 1), RowId(7));
         assert_eq!(decode_record_key(&record_key(place.0, place.1)), Some(place));
         assert_eq!(decode_progress_key(&progress_key(place.0)), Some(place.0));
+        assert_eq!(decode_request_key(&request_key(u64::MAX - 1)), Some(u64::MAX - 1));
     }
 
     #[test]
@@ -185,6 +200,7 @@ mod tests {
         assert_eq!(Stamp::decode(&[0; 31]), None);
         assert_eq!(decode_record_key(&[0; 13]), None);
         assert_eq!(decode_progress_key(b"pxy"), None);
+        assert_eq!(decode_request_key(b"r1234567"), None);
         assert_eq!(decode_progress(&[0; 17]), None);
         assert_eq!(Epoch::decode(&[0; 8]), None);
         assert_eq!(Epoch::decode(&[2; 9]), None);

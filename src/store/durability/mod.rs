@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::state::{BucketId, RowId, Timestamp};
+use super::state::{BucketId, RequestChange, Requests, RowId, Timestamp};
 use crate::protocol::Record;
 
 pub use embedded::{Embedded, SyncLevel};
@@ -46,6 +46,8 @@ pub struct Batch {
     pub dropped: Vec<BucketId>,
     /// What becomes of the history.
     pub history: HistoryUpdate,
+    /// Requests that were remembered or forgotten. Where a number appears more than once, the last one counts.
+    pub requests: Vec<RequestChange>,
 }
 
 /// What becomes of the history with a commit group.
@@ -150,6 +152,8 @@ pub struct Recovered {
     pub catalog: Catalog,
     /// The counters of buckets, in the order of their ids; a bucket without an entry has not moved yet.
     pub progress: Vec<(BucketId, Progress)>,
+    /// The requests whose answers are remembered.
+    pub requests: Requests,
 }
 
 /// Where commit groups go. Called from one thread of its own: calls may block.

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::bucket::{Bucket, BucketId, RowId, Timestamp};
 use super::catalog::State;
 use super::index::IndexKey;
+use super::requests::RequestChange;
 use crate::protocol::{BucketName, Datum, QueryName, Record};
 use crate::store::StoreError;
 use crate::store::command::{Command, CommandLimits};
@@ -54,6 +55,8 @@ pub struct Effects {
     pub undefined: Vec<QueryName>,
     /// Whether a definition came, changed or went.
     pub catalog_changed: bool,
+    /// Requests that were remembered or forgotten, in order; one may be there twice.
+    pub requests: Vec<RequestChange>,
 }
 
 /// How far a bucket's counters were when a draft first touched it.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -17,7 +18,8 @@ use super::{
     StoredGroup, StoredHistory, SyncLevel,
 };
 use crate::protocol::Record;
-use crate::store::state::{BucketId, RowId};
+use crate::store::Outcome;
+use crate::store::state::{Answer, BucketId, Remembered, RequestChange, RequestKey, Requests, RowId};
 
 /// The records of a directory, by bucket and row.
 type Records = BTreeMap<(u32, u64), Record>;
@@ -53,6 +55,33 @@ fn catalog(buckets: &[u32]) -> Catalog {
         buckets: buckets.iter().map(stored).collect(),
         queries: Vec::new(),
     }
+}
+
+/// A request that stored a record with this text.
+fn answered(number: u64, text: &str) -> RequestChange {
+    let answer = Answer::of(&Ok(Outcome::Record(Some(record(text)))));
+    let remembered = Remembered::new(&RequestKey::new(format!("r{number}"), 7).unwrap(), 1000 + number, answer);
+    RequestChange {
+        number,
+        remembered: Some(Arc::new(remembered)),
+    }
+}
+
+fn forgotten(number: u64) -> RequestChange {
+    RequestChange { number, remembered: None }
+}
+
+/// What is remembered after all of these changes.
+fn requests_after<'c>(changes: impl IntoIterator<Item = &'c RequestChange>) -> Requests {
+    let mut last = BTreeMap::new();
+    for change in changes {
+        last.insert(change.number, change.remembered.clone());
+    }
+    let mut requests = Requests::default();
+    for (number, remembered) in last {
+        assert!(remembered.is_none_or(|remembered| requests.insert(number, remembered)));
+    }
+    requests
 }
 
 /// A group that defines the buckets.

@@ -8,6 +8,8 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Step {
     Change(Vec<(u32, u64, Option<String>)>),
+    /// Requests by number, remembered with a text or forgotten.
+    Requests(Vec<(u64, Option<String>)>),
     Drop(u32),
     Tidy,
     Sync,
@@ -17,7 +19,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let change = (0..4u32, prop_oneof![0..6u64, any::<u64>()], proptest::option::of("[a-z]{0,30}"));
+    let request = (0..6u64, proptest::option::of("[a-z]{0,30}"));
     prop_oneof![
+        2 => vec(request, 1..5).prop_map(Step::Requests),
         6 => vec(change, 0..8).prop_map(Step::Change),
         1 => (0..4u32).prop_map(Step::Drop),
         1 => Just(Step::Tidy),
@@ -82,6 +86,7 @@ proptest! {
         let mut ids = [0, 1, 2, 3];
         let mut model = Records::new();
         let mut histories = Histories::new();
+        let mut requests: Vec<RequestChange> = Vec::new();
         let mut seq = 1;
         embedded.append(&defining(seq, &ids)).unwrap();
         for step in steps {
@@ -102,6 +107,17 @@ proptest! {
                             None => drop(model.remove(&place)),
                         }
                     }
+                }
+                // A group that only forgets has no commit of its own, and so the number of the one before it.
+                Step::Requests(changes) => {
+                    seq += changes.iter().filter(|(_, text)| text.is_some()).count() as u64;
+                    let change = |(number, text): &(u64, Option<String>)| match text {
+                        Some(text) => answered(*number, text),
+                        None => forgotten(*number),
+                    };
+                    let batch = Batch { requests: changes.iter().map(change).collect(), ..group(seq, Vec::new()) };
+                    embedded.append(&batch).unwrap();
+                    requests.extend(batch.requests);
                 }
                 Step::Drop(bucket) => {
                     seq += 1;
@@ -125,6 +141,7 @@ proptest! {
                     embedded = opened;
                     prop_assert_eq!((recovered.seq, recovered.now), (seq, 1000 + seq));
                     prop_assert_eq!(recovered.catalog, catalog(&ids));
+                    prop_assert_eq!(recovered.requests, requests_after(&requests));
                     prop_assert_eq!(&load(&mut embedded), &model);
                     prop_assert_eq!(&load_histories(&mut embedded), &histories);
                 }
