@@ -24,14 +24,54 @@ pub(super) struct Subscriptions {
 /// A subscription that is going on: dropping it ends it and frees its place.
 struct Active {
     scope: CursorScope,
+    form: Form,
     _subscription: Subscription,
     _place: Place,
+}
+
+/// What the client is sent.
+enum Form {
+    /// Whole results, or changes of records.
+    Whole,
+    /// What has changed since the version that the client has.
+    Delta(Arc<ViewResult>),
 }
 
 /// A subscription that the session is yet to learn of.
 pub(super) struct Opened {
     id: SubscriptionId,
     active: Active,
+}
+
+/// How a client wants to follow a query.
+#[derive(Clone, Copy)]
+struct Wish {
+    delta: bool,
+    resume: Option<Position>,
+}
+
+impl Wish {
+    fn read(fields: &Fields<'_>) -> Result<Self, Failure> {
+        let complain = || Failure::validation("Invalid \"mode\": expected \"full\" or \"delta\"");
+        let mode = fields::present(fields.get("mode"))
+            .map(|json| decode_text(json).ok_or_else(complain))
+            .transpose()?;
+        let delta = match mode.as_deref() {
+            None | Some("full") => false,
+            Some("delta") => true,
+            Some(_) => return Err(complain()),
+        };
+        let resume = fields::position(fields, "resume")?;
+        Ok(Self { delta, resume })
+    }
+
+    fn options(self) -> SubscribeOptions {
+        let resume = match self.resume {
+            Some(Position::Cursor(cursor)) => Some(cursor),
+            Some(Position::Unknown) | None => None,
+        };
+        SubscribeOptions { delta: self.delta, resume }
+    }
 }
 
 /// A place within the limits, given back when it is dropped.
@@ -79,14 +119,39 @@ impl Subscriptions {
         let place = self.take_place(call)?;
         let query = fields::text(call.fields, "query")?;
         let params = fields::value(call.fields, "params")?;
+        let wish = Wish::read(call.fields)?;
         let id = SubscriptionId::next();
         open_query(&call.context.store.snapshot(), &query)?;
-        let subscribing = call.context.store.subscribe(&query, &params, id, Arc::clone(sink));
+        let subscribing = call
+            .context
+            .store
+            .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {
             let opened = subscribing
                 .await
-                .and_then(|subscribed| open(request, id, subscribed, place, context.max_result_bytes));
+                .and_then(|subscribed| open(request, id, wish, subscribed, place, context.max_result_bytes));
+            opened.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
+        })))
+    }
+
+    /// `store.changes`: the limits come first, then the fields.
+    pub(super) fn changes(&self, call: &Call<'_, '_>, sink: &Arc<dyn Sink>) -> Result<Handled, Failure> {
+        let place = self.take_place(call)?;
+        let bucket = fields::text(call.fields, "bucket")?;
+        let filter = fields::optional_object(call.fields, "filter")?.unwrap_or_default();
+        let since = fields::position(call.fields, "since")?;
+        let id = SubscriptionId::next();
+        let (bucket, filter) = bucket_and_filter(call, &bucket, &filter)?;
+        let since = match since {
+            None => Since::Now,
+            Some(Position::Cursor(cursor)) => Since::Cursor(cursor),
+            Some(Position::Unknown) => Since::Unknown,
+        };
+        let following = call.context.store.follow(&bucket, filter, since, id, Arc::clone(sink));
+        let (request, context) = (call.id, Arc::clone(call.context));
+        Ok(Handled::Alone(Box::pin(async move {
+            let opened = following.await.map(|followed| begin_feed(request, id, followed, place));
             opened.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
         })))
     }
@@ -105,46 +170,119 @@ impl Subscriptions {
         self.active.insert(opened.id, opened.active);
     }
 
+    /// The message about something new; none where there is nothing to say, or nobody to hear it any more.
     pub(super) fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        let active = self.active.get(&id)?;
-        Some(match update {
-            Update::Result(result) => message::push(id, result.data().as_deref(), active.scope.at(result.seq())),
-            Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
-            Update::Changes(set) => message::push_changes(id, set.data(), active.scope.at(set.seq())),
-            Update::Missed { changes, seq } => message::push_missed(id, changes, active.scope.at(seq)),
+        let active = self.active.get_mut(&id)?;
+        match update {
+            Update::Result(result) => active.result(id, result),
+            Update::Failed(error) => Some(message::subscription_error(id, error.code(), &error.to_string())),
+            Update::Changes(set) => Some(message::push_changes(id, set.data(), active.scope.at(set.seq()))),
+            Update::Missed { changes, seq } => Some(message::push_missed(id, changes, active.scope.at(seq))),
             Update::Ended(reason) => {
                 self.active.remove(&id);
-                message::subscription_ended(id, reason.as_str())
+                Some(message::subscription_ended(id, reason.as_str()))
             }
-        })
+        }
     }
 }
 
-/// The answer with the first result, and the subscription for the session to keep.
-fn open(request: Number, id: SubscriptionId, subscribed: Subscribed, place: Place, max_bytes: usize) -> Result<Completion, StoreError> {
-    let data = subscribed.result.data();
-    let bytes = data.as_ref().map_or(0, Bytes::len);
+impl Active {
+    fn result(&mut self, id: SubscriptionId, result: Arc<ViewResult>) -> Option<Vec<u8>> {
+        let cursor = self.scope.at(result.seq());
+        let Form::Delta(sent) = &mut self.form else {
+            return Some(message::push(id, result.data().as_deref(), cursor));
+        };
+        let delta = result.delta_from(sent);
+        *sent = Arc::clone(&result);
+        if delta.is_empty() {
+            // States in between were left out, and the newest is the one that the client has.
+            return None;
+        }
+        let delta = delta.json();
+        if delta.len() < RESYNC_BYTES_MIN {
+            return Some(message::push_delta(id, delta, cursor));
+        }
+        let data = result.data();
+        if delta.len() <= data.as_ref().map_or(0, Bytes::len) {
+            Some(message::push_delta(id, delta, cursor))
+        } else {
+            Some(message::push_resync(id, data.as_deref(), cursor))
+        }
+    }
+}
+
+/// A delta of fewer bytes is sent as it is. Of a larger one it is worth the while to see whether the whole result
+/// is smaller.
+const RESYNC_BYTES_MIN: usize = 4096;
+
+/// The answer with the first result, or with what brings the client up to it, and the subscription for the session
+/// to keep.
+fn open(
+    request: Number,
+    id: SubscriptionId,
+    wish: Wish,
+    subscribed: Subscribed,
+    place: Place,
+    max_bytes: usize,
+) -> Result<Completion, StoreError> {
+    let Subscribed {
+        result,
+        scope,
+        seq,
+        resumed,
+        subscription,
+    } = subscribed;
+    let (member, content) = match resumed {
+        Some(delta) => ("delta", Some(delta)),
+        None => ("data", result.data()),
+    };
+    let bytes = content.as_ref().map_or(0, Bytes::len);
     if bytes > max_bytes {
         return Err(StoreError::ResultTooLarge { limit_bytes: max_bytes });
     }
-    let answer = message::result_with(request, 64 + bytes, |out| {
-        out.extend_from_slice(b"{\"subscriptionId\":");
-        write_text(out, &id.to_string());
-        if let Some(data) = &data {
-            out.extend_from_slice(b",\"data\":");
-            out.extend_from_slice(data);
+    let answer = message::result_with(request, 160 + bytes, |out| {
+        message::open_subscription(out, id);
+        if wish.resume.is_some() {
+            message::member(out, "resumed");
+            out.extend_from_slice(if member == "delta" { b"true" } else { b"false" });
+        }
+        if let Some(content) = &content {
+            message::member(out, member);
+            out.extend_from_slice(content);
+        }
+        message::cursor_member(out, scope.at(seq));
+        if wish.delta {
+            message::member(out, "mode");
+            out.extend_from_slice(b"\"delta\"");
         }
         out.push(b'}');
     });
+    let form = if wish.delta { Form::Delta(result) } else { Form::Whole };
+    Ok(opened(answer, id, scope, form, subscription, place))
+}
+
+/// The answer to whoever follows a bucket.
+fn begin_feed(request: Number, id: SubscriptionId, followed: Followed, place: Place) -> Completion {
+    let Followed { scope, seq, subscription } = followed;
+    let answer = message::result_with(request, 128, |out| {
+        message::open_subscription(out, id);
+        message::cursor_member(out, scope.at(seq));
+        out.push(b'}');
+    });
+    opened(answer, id, scope, Form::Whole, subscription, place)
+}
+
+fn opened(answer: Vec<u8>, id: SubscriptionId, scope: CursorScope, form: Form, subscription: Subscription, place: Place) -> Completion {
     let active = Active {
-        scope: subscribed.scope,
-        _subscription: subscribed.subscription,
+        scope,
+        form,
+        _subscription: subscription,
         _place: place,
     };
-    Ok(Completion {
+    Completion {
         answer,
         opened: Some(Opened { id, active }),
-    })
+    }
 }
 
 #[cfg(test)]
