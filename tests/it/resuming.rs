@@ -345,7 +345,7 @@ async fn carry_out(store: &Store, clock: &AtomicU64, step: &Step) {
             // Refused as a whole where a key is taken.
             let _ = store.submit(Operation::Transaction { steps: steps.collect() }).unwrap().await;
         }
-        Step::Clear(mortal) => drop(store.bucket(bucket_name(*mortal)).clear().await.unwrap()),
+        Step::Clear(mortal) => store.bucket(bucket_name(*mortal)).clear().await.unwrap(),
         Step::Pass(ms) => {
             clock.fetch_add(*ms, Ordering::SeqCst);
             store.purge_expired().await.unwrap();
