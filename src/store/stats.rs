@@ -27,6 +27,8 @@ pub struct StoreStats {
     pub ttl: TtlStats,
     /// How live views are kept up to date.
     pub views: ViewStats,
+    /// Writes that wait for their place in the order of commits, at present.
+    pub pending_commands: usize,
     /// The requests whose answers are remembered.
     pub request_keys: RequestKeyStats,
 }
@@ -165,6 +167,7 @@ impl StoreStats {
                 reevaluated: views.reevaluations,
                 offered: views.offered,
             },
+            pending_commands: shared.inbox.len(),
             request_keys: RequestKeyStats {
                 count: state.requests().count(),
                 bytes: state.requests().bytes(),
