@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod bootstrap;
 pub mod config;
 mod connection;
@@ -19,6 +20,8 @@ mod handlers;
 mod http;
 mod listener;
 mod shutdown;
+#[cfg(test)]
+mod simulation_tests;
 #[cfg(test)]
 mod socket_tests;
 pub mod statistics;
@@ -36,10 +39,11 @@ pub use config::Config;
 pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
+use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, Limits, StoreSessions};
-use self::handlers::HandlerContext;
+use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
 use self::statistics::Overview;
@@ -105,6 +109,8 @@ impl NoexServer {
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
+            gatekeeper: Gatekeeper::from(&config),
+            accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             // As many again as there may be connections: a storm that fills all seats gets in at once, and with few
             // seats there is still room to tell those who are too many.
@@ -247,6 +253,7 @@ fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port
         max_total_subscriptions: limits.max_total_subscriptions,
         total_subscriptions,
         max_bulk_records: limits.max_bulk_records,
+        request_limits: RequestLimits::from(limits),
         max_result_bytes: limits.max_result_bytes,
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.

@@ -95,6 +95,8 @@ pub struct ViewStats {
     pub live: u64,
     /// The same, by how they follow changes.
     pub maintenance: MaintenanceStats,
+    /// Evaluations in all: of views that were not there yet, and those below.
+    pub evaluated: u64,
     /// Times that a view had to be evaluated anew because the change could not be followed.
     pub reevaluated: u64,
     /// New results that were offered to subscribers. Where one is slower than the changes come, it is sent the newest
@@ -161,6 +163,7 @@ impl StoreStats {
             views: ViewStats {
                 live: views.views,
                 maintenance: views.maintenance,
+                evaluated: views.builds + views.reevaluations,
                 reevaluated: views.reevaluations,
                 offered: views.offered,
             },

@@ -18,11 +18,13 @@ use super::socket::Socket;
 use super::updates::HeldLimits;
 use super::{Limits, Sessions};
 use crate::protocol::{CloseCode, SubscriptionId, Tier, message};
+use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::store::{EndReason, Sink as _, StoreError, Update};
 
 pub(super) const LIMITS: Limits = Limits {
     message_bytes_max: 1000,
+    message_depth_max: 100,
     requests_in_flight_max: 3,
     high_water_bytes: 2000,
     hard_limit_bytes: 4000,
@@ -54,7 +56,17 @@ impl Fixture {
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
         let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
-        let driver = tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS, counters)).run(b"{}".to_vec()));
+        let driver = tokio::spawn(
+            Box::new(Driver::new(
+                socket,
+                session,
+                Arc::clone(&outbox),
+                LIMITS,
+                Admission::unlimited(),
+                counters,
+            ))
+            .run(b"{}".to_vec()),
+        );
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
@@ -342,7 +354,7 @@ async fn code_after(frames: &[u8]) -> u16 {
     let session = script.open(Arc::clone(&outbox), Arc::default());
     let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
     let counters = ConnectionCounters::new(Arc::default(), ConnectionFigures::new(0));
-    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, counters)).run(b"{}".to_vec()));
+    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, Admission::unlimited(), counters)).run(b"{}".to_vec()));
     client.write_all(frames).await.expect("the stream is open");
     client.shutdown().await.expect("the stream is open");
     let mut received = Vec::new();

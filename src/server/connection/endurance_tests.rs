@@ -19,6 +19,7 @@ use super::fake_session::{SCOPE, Script, answer, large_answer};
 use super::outbox::Outbox;
 use super::socket::Socket;
 use crate::protocol::{SubscriptionId, message};
+use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, ConnectionFigures};
 use crate::store::{ChangeSet, Sink as _, StoreError, Update};
 
@@ -360,7 +361,7 @@ async fn what_a_round_has_to_say_goes_out_in_one_write() {
     }
     let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
     let counters = ConnectionCounters::new(Arc::default(), ConnectionFigures::new(0));
-    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, counters)).run(b"{}".to_vec()));
+    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, Admission::unlimited(), counters)).run(b"{}".to_vec()));
     let mut received = Vec::new();
     while !received.ends_with(&answer(9)) {
         assert!(client.read_buf(&mut received).await.expect("the stream is open") > 0);

@@ -27,13 +27,14 @@ mod phase;
 mod pulse;
 pub(crate) mod registry;
 mod service;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod slowness;
 pub(crate) mod socket;
 pub(crate) mod updates;
 #[cfg(test)]
 mod updates_tests;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ use self::registry::{Registry, Seat};
 use self::slowness::Patience;
 use self::socket::Socket;
 use self::updates::HeldLimits;
+use super::admission::Admission;
 use super::config::Config;
 use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::protocol::{ConnectionId, message};
@@ -61,6 +63,8 @@ use crate::protocol::{ConnectionId, message};
 pub(crate) struct Limits {
     /// The largest message from the client.
     pub(crate) message_bytes_max: usize,
+    /// How deep it may be nested.
+    pub(crate) message_depth_max: usize,
     /// The most requests that are submitted and not answered.
     pub(crate) requests_in_flight_max: usize,
     /// Unsent bytes from which on pushes are held back and nothing is read.
@@ -93,6 +97,7 @@ impl From<&Config> for Limits {
         let high_water_bytes = (backpressure.max_buffered_bytes as f64 * backpressure.high_water_mark) as usize;
         Self {
             message_bytes_max: config.max_payload_bytes,
+            message_depth_max: config.connection_limits.max_json_depth,
             requests_in_flight_max: config.connection_limits.max_requests_in_flight.max(1),
             high_water_bytes: high_water_bytes.max(1),
             hard_limit_bytes: backpressure.max_buffered_bytes,
@@ -119,14 +124,14 @@ pub(crate) struct Connections<N> {
 impl<N: Sessions> Connections<N> {
     /// Begins a connection on a socket whose upgrade is complete, under `supervisor`. A socket that may not stay is
     /// told why and closed.
-    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, address: IpAddr) {
+    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, admission: Admission) {
         // Copied, though it is mostly nothing: the buffer of the HTTP side is larger than one that may stay.
         let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
         let id = ConnectionId::next();
         let outbox = Arc::new(Outbox::new(self.limits.held));
         let now_ms = super::wall_clock_ms();
         let figures = ConnectionFigures::new(now_ms);
-        let registration = match seat.register(id, address, Arc::clone(&outbox), Arc::clone(&figures)) {
+        let registration = match seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures)) {
             Ok(registration) => registration,
             // The seat is kept until the socket is closed: sockets on their way out are bounded too.
             Err((code, _seat)) => {
@@ -138,7 +143,7 @@ impl<N: Sessions> Connections<N> {
         self.heartbeat.join(&outbox, Instant::now());
         let session = self.sessions.open(Arc::clone(&outbox), figures.subscriptions());
         let counters = ConnectionCounters::new(Arc::clone(&self.counters), figures);
-        let driver = Driver::new(socket, session, outbox, self.limits, counters);
+        let driver = Driver::new(socket, session, outbox, self.limits, admission, counters);
         let welcome = message::welcome(id, now_ms, false);
         connection_supervisor::start(supervisor, Connection::new(driver, registration, welcome)).await;
     }

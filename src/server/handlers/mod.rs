@@ -7,6 +7,7 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+mod limits;
 mod request_key;
 mod server_info;
 mod store_admin;
@@ -28,6 +29,7 @@ use self::answer::Success;
 pub use self::answer::{Completion, Handled, PendingAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
+pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId, Tier};
 use crate::server::statistics::Overview;
@@ -48,6 +50,8 @@ pub struct HandlerContext {
     pub total_subscriptions: Arc<AtomicUsize>,
     /// The most records of one `store.insertMany`.
     pub max_bulk_records: usize,
+    /// What the parts of one request may hold.
+    pub request_limits: RequestLimits,
     /// The most bytes that the data of one answer may have.
     pub max_result_bytes: usize,
     /// Whether error answers carry `details`.
@@ -94,6 +98,17 @@ impl Session {
         self.subscriptions.message(subscription, update)
     }
 
+    /// Whether somebody who follows a bucket is to be told of what it has missed, before anything new is sent.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.subscriptions.has_backlog()
+    }
+
+    /// The next message about what somebody who follows a bucket has missed.
+    pub fn backlog(&mut self) -> Option<Vec<u8>> {
+        self.subscriptions.backlog()
+    }
+
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Handled, Failure> {
         let Some(operation) = request.operation() else {
             return Err(Failure::unknown_operation(request.name()));
@@ -134,6 +149,7 @@ impl Session {
             Operation::StoreRunQuery => store_reads::run_query(call),
             Operation::StoreExplain => store_reads::explain(call),
             Operation::StoreSubscribe => self.subscriptions.subscribe(call, &self.sink),
+            Operation::StoreChanges => self.subscriptions.changes(call, &self.sink),
             Operation::StoreUnsubscribe => self.subscriptions.unsubscribe(call),
             Operation::StoreBuckets => Ok(store_admin::buckets(call)),
             Operation::StoreStats => store_admin::stats(call),

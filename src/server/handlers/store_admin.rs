@@ -39,6 +39,7 @@ pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 /// `store.defineBucket`.
 pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
+    call.context.request_limits.check_name(&name)?;
     let config = fields::object(call.fields, "config")?;
     let name = client_bucket(&name)?;
     if call.context.store.snapshot().bucket(name.as_str()).is_ok() {
@@ -87,6 +88,7 @@ pub(super) fn get_bucket_schema(call: &Call<'_, '_>) -> Result<Handled, Failure>
 /// `store.defineQuery`.
 pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
+    call.context.request_limits.check_name(&name)?;
     let config = fields::object(call.fields, "config")?;
     deny_reserved(&name)?;
     let name = QueryName::from(&*name);
@@ -102,6 +104,9 @@ pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     }
     if snapshot.query(name.as_str()).is_ok() {
         return Err(StoreError::QueryAlreadyDefined(name).into());
+    }
+    if let Some(filter) = config.get("filter").and_then(serde_json::Value::as_object) {
+        call.context.request_limits.check_filter(filter)?;
     }
     let definition = QueryDefinition::parse(&config).map_err(|issues| invalid(format!("definition of query \"{name}\""), issues))?;
     let success = Success::Prepared(call.encoder().named(name.as_str(), "defined"));

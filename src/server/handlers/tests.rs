@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Handled, HandlerContext, Session};
+use super::{Handled, HandlerContext, RequestLimits, Session};
 use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
+use crate::server::config::ConnectionLimits;
 use crate::server::connection::registry::Registry;
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::{EndReason, Sink, Store, Update};
@@ -99,6 +100,12 @@ async fn context() -> HandlerContext {
         max_total_subscriptions: 3,
         total_subscriptions: Arc::new(AtomicUsize::new(0)),
         max_bulk_records: 10_000,
+        request_limits: RequestLimits::from(&ConnectionLimits {
+            max_filter_conditions: 5,
+            max_transaction_operations: 4,
+            max_name_bytes: 20,
+            ..ConnectionLimits::default()
+        }),
         max_result_bytes: 1 << 20,
         expose_error_details: true,
         long_reads: Arc::new(Semaphore::new(1)),
@@ -376,6 +383,84 @@ async fn a_version_that_is_expected_must_be_there() {
             "VALIDATION_ERROR",
             message,
         )
+        .await;
+}
+
+#[tokio::test]
+async fn filters_are_limited_wherever_they_stand() {
+    let mut client = client().await;
+    client.define("t").await;
+    client
+        .get(
+            "defineQuery",
+            json!({ "name": "q", "config": { "bucket": "t", "filter": { "n": { "$in": "{{ params.n }}" } } } }),
+        )
+        .await;
+    let long = json!({ "n": { "$in": [1, 2, 3, 4] }, "$and": [{ "id": "a" }] });
+    let fits = json!({ "n": { "$in": [1, 2, 3] }, "$and": [{ "id": "a" }] });
+    let requests = |filter: &Value| {
+        let aggregate = json!({ "function": "count" });
+        let step = |op: &str| json!({ "op": op, "bucket": "t", "filter": filter });
+        [
+            ("where", json!({ "bucket": "t", "filter": filter })),
+            ("findOne", json!({ "bucket": "t", "filter": filter })),
+            ("count", json!({ "bucket": "t", "filter": filter })),
+            ("sum", json!({ "bucket": "t", "field": "n", "filter": filter })),
+            (
+                "groupBy",
+                json!({ "bucket": "t", "field": "n", "aggregate": aggregate, "filter": filter }),
+            ),
+            ("explain", json!({ "bucket": "t", "filter": filter })),
+            ("updateMany", json!({ "bucket": "t", "filter": filter, "data": { "n": 1 } })),
+            ("deleteMany", json!({ "bucket": "t", "filter": filter })),
+            (
+                "transaction",
+                json!({ "operations": [step("where"), step("findOne"), step("count")] }),
+            ),
+            ("defineQuery", json!({ "name": "p", "config": { "bucket": "t", "filter": filter } })),
+        ]
+    };
+    let message = "Invalid filter: filter: A filter may hold at most 5 conditions, elements of lists included";
+    for (operation, fields) in requests(&long) {
+        client.check_refused(operation, fields, "VALIDATION_ERROR", message).await;
+    }
+    for (operation, fields) in requests(&fits) {
+        assert_eq!(client.send(operation, fields).await["type"], "result", "{operation}");
+    }
+    let message = "Invalid \"params\": 6 elements of lists, at most 5 are allowed";
+    for operation in ["runQuery", "subscribe", "explain"] {
+        let with = |n: Value| json!({ "query": "q", "params": { "n": n } });
+        client
+            .check_refused(operation, with(json!([1, 2, 3, 4, 5, 6])), "VALIDATION_ERROR", message)
+            .await;
+        assert_eq!(client.send(operation, with(json!([1, 2]))).await["type"], "result", "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn transactions_are_limited() {
+    let mut client = client().await;
+    client.define("t").await;
+    let steps = |count| json!({ "operations": vec![json!({ "op": "get", "bucket": "t", "key": "a" }); count] });
+    let message = "Invalid \"operations\": 5 operations, at most 4 are allowed";
+    client.check_refused("transaction", steps(5), "VALIDATION_ERROR", message).await;
+    assert_eq!(client.send("transaction", steps(4)).await["type"], "result");
+}
+
+#[tokio::test]
+async fn names_are_limited() {
+    let mut client = client().await;
+    let (fits, long) = ("x".repeat(20), "é".repeat(11));
+    client.define(&fits).await;
+    let schema = json!({ "key": "id", "schema": { "id": { "type": "string" } } });
+    let message = "Invalid \"name\": 22 bytes, at most 20 are allowed";
+    for (operation, config) in [("defineBucket", schema), ("defineQuery", json!({ "bucket": fits }))] {
+        client
+            .check_refused(operation, json!({ "name": long, "config": config }), "VALIDATION_ERROR", message)
+            .await;
+    }
+    client
+        .get("defineQuery", json!({ "name": fits, "config": { "bucket": fits } }))
         .await;
 }
 

@@ -17,11 +17,6 @@ use crate::store::Store;
 /// Connections that are looked at while the registry is held.
 const PAGE: usize = 512;
 
-/// Whether the rate of requests is limited: this version has no such key.
-fn rate_limit_enabled(_: &Config) -> bool {
-    false
-}
-
 /// All that reports are made of.
 pub(crate) struct Overview {
     name: String,
@@ -42,7 +37,7 @@ impl Overview {
             name: config.name.clone(),
             host: config.host.clone(),
             port,
-            rate_limit_enabled: rate_limit_enabled(config),
+            rate_limit_enabled: config.rate_limit.is_some(),
             started: Instant::now(),
             counters: Arc::default(),
             registry,

@@ -26,6 +26,7 @@ use super::socket::{LINGER, Socket};
 use super::updates::Updates;
 use super::{Limits, Service};
 use crate::protocol::{CloseCode, message};
+use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, Standing, Ticket};
 
 /// The most steps of one connection before others have their turn: a message read, or a request begun.
@@ -59,6 +60,7 @@ pub(crate) struct Driver<S, V: Service> {
     service: V,
     outbox: Arc<Outbox>,
     limits: Limits,
+    admission: Admission,
     phase: Phase,
     /// What has arrived and is not begun.
     intake: Intake,
@@ -81,12 +83,20 @@ pub(crate) struct Driver<S, V: Service> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
-    pub(super) fn new(socket: Socket<S>, service: V, outbox: Arc<Outbox>, limits: Limits, counters: ConnectionCounters) -> Self {
+    pub(super) fn new(
+        socket: Socket<S>,
+        service: V,
+        outbox: Arc<Outbox>,
+        limits: Limits,
+        admission: Admission,
+        counters: ConnectionCounters,
+    ) -> Self {
         Self {
             socket,
             service,
             outbox,
             limits,
+            admission,
             phase: Phase::Open,
             intake: Intake::default(),
             batch: None,
@@ -166,7 +176,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_ready_answers(cx);
         self.send_updates();
 
+        self.admission.poll_pause(cx);
         let input = self.receive(cx, budget);
+        self.admission.poll_pause(cx);
         if matches!(self.phase, Phase::Draining(_)) {
             self.refuse_rest_of_batch();
         }
@@ -236,6 +248,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// Sends updates while the client keeps up. What stays is held within bounds.
     fn send_updates(&mut self) {
         while self.has_update() && !self.client_is_behind() {
+            if let Some(past) = self.service.backlog() {
+                self.answers.counters().pushed(0);
+                self.socket.send(past);
+                continue;
+            }
             let Some((id, update)) = self.updates.pop() else { return };
             let missed = update.missed_changes();
             if let Some(push) = self.service.message(id, update) {
@@ -247,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     /// Whether an update may be sent as far as answers are concerned: what a batch causes comes after its answer.
     fn has_update(&self) -> bool {
-        !self.updates.is_empty() && !self.answers.has_batch()
+        (!self.updates.is_empty() || self.service.has_backlog()) && !self.answers.has_batch()
     }
 
     fn client_is_behind(&self) -> bool {

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::batch::{self, Batch};
 use super::super::intake::Next;
-use super::super::phase::Phase;
+use super::super::phase::{Event, Phase};
 use super::super::{Reply, Service};
 use super::{Driver, Input};
 use crate::protocol::{Envelope, Operation, Order, Request};
@@ -18,6 +18,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// Whether a request may be begun now.
     fn may_begin(&self) -> bool {
         !self.answers.is_alone()
+            && !self.admission.is_paused()
             && self.answers.in_flight() < self.limits.requests_in_flight_max
             && (!self.next_waits || self.answers.in_flight() == 0)
             && !self.client_is_behind()
@@ -86,13 +87,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     /// Tells whether the message was begun; otherwise it has to wait for answers.
     fn carry_out_message(&mut self, ticket: Ticket, text: &Utf8Bytes, cx: &mut Context<'_>) -> bool {
-        match Envelope::parse(text) {
+        match Envelope::parse_within(text, self.limits.message_depth_max) {
             Ok(Envelope::Request(request)) if request.operation() == Some(Operation::Batch) => self.begin_batch(ticket, text, &request),
             Ok(Envelope::Request(request)) => return self.carry_out(ticket, &request, cx),
             Ok(Envelope::Pong { timestamp }) => self.outbox.pong(timestamp),
-            Err(answer) => self.owe(ticket, answer),
+            Err(answer) => self.refuse_malformed(ticket, answer),
         }
         true
+    }
+
+    /// Answers a message that is no request, unless it is one too many.
+    fn refuse_malformed(&mut self, ticket: Ticket, answer: Vec<u8>) {
+        match self.admission.count_refused() {
+            Ok(()) => self.owe(ticket, answer),
+            Err(code) => self.happen(Event::Finish(code)),
+        }
     }
 
     /// Carries out a request, or begins to: the one place through which every request passes, in a batch or not.
@@ -107,6 +116,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         }
         self.next_waits = false;
         let ticket = ticket.asks_for(request.operation());
+        if let Err(failure) = self.admission.admit(request) {
+            // Its only detail is the time to wait, which is always shown.
+            self.owe(ticket, failure.answer(request.id(), false));
+            return true;
+        }
         match self.service.handle(request) {
             Reply::Now(answer) => self.owe(ticket, answer),
             Reply::Later(pending) => self.answers.owe_later(ticket, pending),
@@ -138,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
             Ok(request) => self.carry_out(batch.ticket, &request, cx),
             Err(answer) => {
-                self.owe(batch.ticket, answer);
+                self.refuse_malformed(batch.ticket, answer);
                 true
             }
         };
