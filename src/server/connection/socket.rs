@@ -23,7 +23,7 @@ use crate::server::statistics::Traffic;
 /// for 10,000.
 const READ_BUFFER_BYTES: usize = 3 * 1024;
 
-/// The most that is handed to the WebSocket layer between two complete flushes, but for the last message. What is
+/// The most that is in the hands of the WebSocket layer, but for the last message. What is
 /// handed over is copied into frames and can no longer be held back, so that the rest waits here.
 const FLUSH_BYTES: usize = 64 * 1024;
 
@@ -74,6 +74,8 @@ pub(super) struct Socket<S> {
     close_frame: Option<CloseFrame>,
     /// Whether something arrived after which nothing can be read as frames any more.
     faulted: bool,
+    /// Whether the peer has begun to close: it is sent nothing any more.
+    peer_closed: bool,
     /// Whether nothing had arrived when it was last looked.
     all_read: bool,
     /// The largest message since the buffers were made.
@@ -99,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             traffic: Traffic::default(),
             close_frame: None,
             faulted: false,
+            peer_closed: false,
             all_read: false,
             largest_bytes: 0,
         }
@@ -151,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Some(Ok(Message::Close(_))) => {
                 // Its answer is queued in the WebSocket layer, and nothing can be sent after it.
                 self.discard_waiting();
+                self.peer_closed = true;
                 self.framed_up_to += CONTROL_FRAME_BYTES as u64;
                 Incoming::Close
             }
@@ -163,16 +167,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Sends a text message after all others.
     pub(super) fn send(&mut self, message: impl Into<Bytes>) {
-        let message = message.into();
-        self.waiting_bytes += message.len();
-        self.waiting.push_back(message);
+        if !self.peer_closed {
+            let message = message.into();
+            self.waiting_bytes += message.len();
+            self.waiting.push_back(message);
+        }
     }
 
     /// Sends a text message before all that wait.
     pub(super) fn send_first(&mut self, message: impl Into<Bytes>) {
-        let message = message.into();
-        self.waiting_bytes += message.len();
-        self.waiting.push_front(message);
+        if !self.peer_closed {
+            let message = message.into();
+            self.waiting_bytes += message.len();
+            self.waiting.push_front(message);
+        }
     }
 
     /// Sends a close frame in the place of all that waits. Nothing can be sent afterwards.
