@@ -13,6 +13,8 @@ mod driver;
 mod driver_tests;
 #[cfg(test)]
 pub(crate) mod fake_session;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod heartbeat;
 pub(crate) mod outbox;
 mod phase;

@@ -7,6 +7,8 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod store_admin;
 mod store_reads;
 mod store_writes;
