@@ -9,6 +9,7 @@
 /// | 1002 | | be mended: its frames break the WebSocket protocol |
 /// | 1003 | `binary_not_supported` | be mended: messages are text; not connect again by itself |
 /// | 1007 | | be mended: its text is not UTF-8 |
+/// | 1008 | `too_many_refused` | be mended: too many of its messages were malformed; connect again after a long pause |
 /// | 1009 | | send smaller messages: `maxPayloadBytes` is the limit |
 /// | 4001 | `heartbeat_timeout` | connect again at once, and answer every `ping` |
 /// | 4002 | `session_revoked` | log in anew, by hand; not connect again by itself |
@@ -26,6 +27,8 @@ pub enum CloseCode {
     BinaryNotSupported,
     /// A text message that is not UTF-8.
     InvalidUtf8,
+    /// Too many messages that had to be refused.
+    TooManyRefused,
     /// A message above `maxPayloadBytes`.
     TooLarge,
     /// No pong in time.
@@ -40,12 +43,13 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All codes, in ascending order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Normal,
         Self::GoingAway,
         Self::Protocol,
         Self::BinaryNotSupported,
         Self::InvalidUtf8,
+        Self::TooManyRefused,
         Self::TooLarge,
         Self::HeartbeatTimeout,
         Self::SessionRevoked,
@@ -62,6 +66,7 @@ impl CloseCode {
             Self::Protocol => 1002,
             Self::BinaryNotSupported => 1003,
             Self::InvalidUtf8 => 1007,
+            Self::TooManyRefused => 1008,
             Self::TooLarge => 1009,
             Self::HeartbeatTimeout => 4001,
             Self::SessionRevoked => 4002,
@@ -77,6 +82,7 @@ impl CloseCode {
             Self::Normal => "normal_closure",
             Self::GoingAway => "server_shutdown",
             Self::BinaryNotSupported => "binary_not_supported",
+            Self::TooManyRefused => "too_many_refused",
             Self::Protocol | Self::InvalidUtf8 | Self::TooLarge => "",
             Self::HeartbeatTimeout => "heartbeat_timeout",
             Self::SessionRevoked => "session_revoked",

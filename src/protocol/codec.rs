@@ -34,10 +34,18 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// The complete error answer to send, under the message's id wherever that can be read, else under 0.
     pub fn parse(text: &'a str) -> Result<Self, Vec<u8>> {
+        Self::parse_within(text, MAX_DEPTH)
+    }
+
+    /// Reads a text message that may be nested less deep than [`MAX_DEPTH`], never deeper.
+    ///
+    /// # Errors
+    /// As of [`Self::parse`].
+    pub fn parse_within(text: &'a str, depth_max: usize) -> Result<Self, Vec<u8>> {
         let fields = read_object(text).map_err(|problem| refuse(Number::Int(0), ErrorCode::ParseError, problem))?;
         let readable_id = fields.get("id").and_then(read_number);
         let refuse = |code, problem| refuse(readable_id.unwrap_or(Number::Int(0)), code, problem);
-        if is_too_deep(text.as_bytes()) {
+        if is_too_deep(text.as_bytes(), depth_max.min(MAX_DEPTH)) {
             return Err(refuse(ErrorCode::ParseError, "Invalid JSON"));
         }
         let name = read_text(fields.get("type")).map_err(|()| refuse(ErrorCode::ParseError, "Invalid JSON"))?;
@@ -99,10 +107,10 @@ pub fn decode_text(json: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether a JSON text is nested deeper than [`MAX_DEPTH`].
-fn is_too_deep(text: &[u8]) -> bool {
+/// Whether a JSON text is nested deeper than so.
+fn is_too_deep(text: &[u8], depth_max: usize) -> bool {
     // Nearly every message is settled by its length or by the number of its brackets, which costs next to nothing.
-    if text.len() < 2 * MAX_DEPTH || text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= MAX_DEPTH {
+    if text.len() < 2 * depth_max || text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= depth_max {
         return false;
     }
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
@@ -113,7 +121,7 @@ fn is_too_deep(text: &[u8]) -> bool {
         }
         match byte {
             b'"' => in_text = true,
-            b'{' | b'[' if depth == MAX_DEPTH => return true,
+            b'{' | b'[' if depth == depth_max => return true,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
@@ -248,7 +256,25 @@ mod tests {
     }
 
     #[test]
-    fn a_message_may_be_nested_128_levels_deep_and_no_deeper() {
+    fn the_depth_may_be_limited_further_and_never_be_raised() {
+        let nested = |depth: usize| {
+            let lists = depth - 1;
+            format!(
+                r#"{{"id":5,"type":"store.buckets","x":{}{}}}"#,
+                "[".repeat(lists),
+                "]".repeat(lists)
+            )
+        };
+        let is_taken = |depth, max| Envelope::parse_within(&nested(depth), max).is_ok();
+        for max in [2, 3, 50, MAX_DEPTH] {
+            assert!(is_taken(max, max), "{max}");
+            assert!(!is_taken(max + 1, max), "{max}");
+        }
+        assert!(!is_taken(MAX_DEPTH + 1, 100_000));
+    }
+
+    #[test]
+    fn a_message_may_be_nested_100_levels_deep_and_no_deeper() {
         let nested = |depth: usize| {
             format!(
                 r#"{{"id":5,"type":"store.buckets","x":{}{}}}"#,

@@ -62,6 +62,12 @@ impl ErrorCode {
         Self::StorageUnavailable,
     ];
 
+    /// The code of a text on the wire.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
     /// The text on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

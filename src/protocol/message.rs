@@ -15,7 +15,7 @@ use super::number::Number;
 pub const PROTOCOL_VERSION: &str = "1.0.0";
 
 /// The extensions of the protocol that the welcome names.
-pub const FEATURES: &[&str] = &["expectVersion", "explain"];
+pub const FEATURES: &[&str] = &["expectVersion", "explain", "idempotency"];
 
 /// A message around its members; `members` writes each with a comma before it.
 fn message(kind: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -212,6 +212,17 @@ pub fn error(id: Number, code: ErrorCode, problem: &str, details: Option<&Value>
     out
 }
 
+/// The code of an answer as [`error`] writes it; none of any other message. It looks at the beginning of the
+/// message alone.
+#[must_use]
+pub fn error_code(answer: &[u8]) -> Option<ErrorCode> {
+    let id = answer.strip_prefix(b"{\"id\":")?;
+    let end = id.iter().position(|byte| *byte == b',')?;
+    let code = id[end..].strip_prefix(b",\"type\":\"error\",\"code\":\"")?;
+    let end = code.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&code[..end]).ok().and_then(ErrorCode::parse)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -230,7 +241,7 @@ mod tests {
         let connection: ConnectionId = "conn-7".parse().unwrap();
         check(
             &welcome(connection, 5, false),
-            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain"] }),
+            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain", "idempotency"] }),
         );
         check(&ping(17), &json!({ "type": "ping", "timestamp": 17 }));
         check(
@@ -285,6 +296,27 @@ mod tests {
             &error(id, ErrorCode::RateLimited, "slow down", Some(&json!({ "retryAfterMs": 1.0 }))),
             &json!({ "id": 2.5, "type": "error", "code": "RATE_LIMITED", "message": "slow down", "details": { "retryAfterMs": 1 } }),
         );
+    }
+
+    #[test]
+    fn an_error_is_told_from_every_other_message_by_its_beginning() {
+        for code in ErrorCode::ALL {
+            for id in [Number::Int(0), Number::Int(-17), Number::parse(b"1e300").unwrap()] {
+                assert_eq!(
+                    error_code(&error(id, code, "a,\"b", Some(&json!({ "code": "CONFLICT" })))),
+                    Some(code)
+                );
+            }
+        }
+        let data = br#"{"id":1,"type":"error","code":"CONFLICT"}"#;
+        for other in [
+            result(Number::Int(1), Some(data)),
+            result(Number::Int(1), None),
+            ping(5),
+            Vec::new(),
+        ] {
+            assert_eq!(error_code(&other), None, "{}", other.escape_ascii());
+        }
     }
 
     proptest! {

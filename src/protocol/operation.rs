@@ -162,6 +162,10 @@ operations! {
     StoreUndefineQuery = "store.undefineQuery" Admin Alone;
     /// Lists the queries.
     StoreListQueries = "store.listQueries" Admin Alone;
+    /// Tells how the server is doing.
+    ServerStats = "server.stats" Admin Alone;
+    /// Lists the connections.
+    ServerConnections = "server.connections" Admin Alone;
 }
 
 impl fmt::Display for Operation {

@@ -15,14 +15,19 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::admission::{AcceptPace, Gatekeeper, Seldom};
 use super::connection::{Connections, Sessions};
-use super::http::{Endpoint, shake_hands};
+use super::http::{Doorkeepers, Endpoint, shake_hands};
+use super::statistics::Count;
 
 /// Connections that the system keeps for us until they are accepted. A storm of reconnecting clients fits in.
 const BACKLOG: u32 = 4096;
 
 /// How long nothing is accepted after the system had no room for another socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is said that the system has no room.
+const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether new sockets are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,11 @@ impl Gate {
     /// The address listened on, with the real port.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.local_address
+    }
+
+    /// Whether new sockets are taken.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.state.borrow() == GateState::Open
     }
 
     /// Stops listening. When it returns, new connects are refused; handshakes that have begun go on.
@@ -139,6 +149,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) struct Reception<N> {
     pub(crate) gate: Arc<Gate>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) gatekeeper: Gatekeeper,
+    /// Sockets accepted in a second, at most; 0 for no limit.
+    pub(crate) accepts_per_second: usize,
     pub(crate) handshake_timeout: Duration,
     /// Sockets whose handshake is not complete, at most.
     pub(crate) handshakes_max: usize,
@@ -153,14 +166,25 @@ impl<N: Sessions> Reception<N> {
             tracing::debug!(%error, "a socket was gone before it was accepted");
             return;
         }
-        let registry = &self.connections.registry;
-        let handshake = shake_hands(stream, &self.endpoint, registry);
+        let doorkeepers = Doorkeepers {
+            endpoint: &self.endpoint,
+            gatekeeper: &self.gatekeeper,
+            registry: &self.connections.registry,
+        };
+        let handshake = shake_hands(stream, peer.ip(), doorkeepers);
         // A request that comes too slowly is not worth an answer.
         let Ok(Some(upgraded)) = tokio::time::timeout(self.handshake_timeout, handshake).await else {
+            self.connections.counters.add(Count::Refused, 1);
             return;
         };
         self.connections
-            .begin(supervisor, upgraded.stream, upgraded.already_read, upgraded.seat, peer.ip())
+            .begin(
+                supervisor,
+                upgraded.stream,
+                upgraded.already_read,
+                upgraded.entry.seat,
+                upgraded.entry.admission,
+            )
             .await;
     }
 }
@@ -208,6 +232,9 @@ async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshak
     let gate = &state.reception.gate;
     let Some(socket) = gate.use_socket() else { return };
     let mut gate_state = gate.state.subscribe();
+    let mut pace = AcceptPace::new(state.reception.accepts_per_second);
+    let mut warning = Seldom::new(ACCEPT_WARNING_INTERVAL);
+    let counters = &state.reception.connections.counters;
     loop {
         tokio::select! {
             () = closing(&mut gate_state) => break,
@@ -216,16 +243,26 @@ async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshak
                     tracing::error!(%error, "a handshake failed; the listener goes on");
                 }
             }
-            accepted = socket.accept() => match accepted {
+            accepted = paced_accept(&socket, &mut pace) => match accepted.inspect(|_| counters.add(Count::Accepted, 1)) {
                 Ok((stream, peer)) if handshakes.len() < state.reception.handshakes_max => {
                     let (reception, supervisor) = (Arc::clone(&state.reception), state.supervisor.clone());
                     handshakes.spawn(async move { reception.receive(stream, peer, &supervisor).await });
                 }
-                Ok((_, peer)) => tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way"),
-                Err(error) => pause_after(&error).await,
+                Ok((_, peer)) => {
+                    counters.add(Count::Dropped, 1);
+                    tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way");
+                }
+                Err(error) => pause_after(&error, &mut warning).await,
             },
         }
     }
+}
+
+async fn paced_accept(socket: &SocketInUse<'_>, pace: &mut AcceptPace) -> io::Result<(TcpStream, SocketAddr)> {
+    pace.allowed().await;
+    let accepted = socket.accept().await;
+    pace.taken();
+    accepted
 }
 
 async fn closing(state: &mut watch::Receiver<GateState>) {
@@ -235,12 +272,14 @@ async fn closing(state: &mut watch::Receiver<GateState>) {
 
 /// Errors of a single connection are over with it. Others mean that the system has no room: trying again at once
 /// would only make it worse.
-async fn pause_after(error: &io::Error) {
+async fn pause_after(error: &io::Error, warning: &mut Seldom) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
         tracing::debug!(%error, "a connection ended before it was accepted");
     } else {
-        tracing::warn!(%error, "no connection can be accepted at present");
+        if warning.is_due() {
+            tracing::warn!(%error, "no connection can be accepted at present");
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod bootstrap;
 pub mod config;
 mod connection;
@@ -28,11 +29,13 @@ mod listener;
 mod shutdown;
 #[cfg(test)]
 mod socket_tests;
+pub mod statistics;
 mod supervisor;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::ActorCell;
@@ -40,13 +43,16 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 
 pub use config::Config;
 pub use error::StartError;
+pub use statistics::{ConnectionInfo, ServerStats};
 
+use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, Limits, StoreSessions};
-use self::handlers::HandlerContext;
+use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
+use self::statistics::{Counters, Identity, Overview};
 use crate::store::Store;
 
 /// Handshakes that may always be in progress, however few connections there may be.
@@ -58,6 +64,7 @@ pub struct NoexServer {
     store_owner: StoreOwner,
     gate: Arc<Gate>,
     registry: Arc<Registry>,
+    overview: Arc<Overview>,
     root: ActorCell,
     grace: Duration,
     /// Becomes true when the grace period is to end at once.
@@ -102,19 +109,27 @@ impl NoexServer {
         bootstrap::apply_definitions(&store, &config).await?;
         let gate = Arc::new(gate);
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
-        let context = Arc::new(handler_context(store.clone(), &config));
+        let counters = Arc::new(Counters::default());
+        let subscriptions = Arc::default();
+        let identity = Identity::new(&config, gate.local_address().port());
+        let overview = Overview::new(identity, Arc::clone(&counters), Arc::clone(&registry), Arc::clone(&subscriptions));
+        let overview = Arc::new(overview);
+        let context = handler_context(store.clone(), &config, Arc::clone(&overview), subscriptions);
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
+            gatekeeper: Gatekeeper::from(&config),
+            accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             // As many again as there may be connections: a storm that fills all seats gets in at once, and with few
             // seats there is still room to tell those who are too many.
             handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
-                sessions: StoreSessions(context),
+                sessions: StoreSessions(Arc::new(context)),
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
                 limits: Limits::from(&config),
+                counters,
             },
         };
         let root = supervisor::start(Arc::new(reception))
@@ -126,6 +141,7 @@ impl NoexServer {
             store_owner,
             gate,
             registry,
+            overview,
             root,
             grace: config.shutdown.grace_period,
             hurry: watch::Sender::new(false),
@@ -145,6 +161,48 @@ impl NoexServer {
         self.registry.len()
     }
 
+    /// Whether new connections are let in: from the start until the server begins to stop.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// How long ago the server has started.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.overview.uptime()
+    }
+
+    /// How the server is doing: what clients are told by `server.stats`, with the address and the uptime.
+    ///
+    /// ```
+    /// use noex_server::server::{Config, NoexServer, config::Storage};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = Config { port: 0, name: "desk".into(), storage: Storage::Memory, ..Config::default() };
+    /// let server = NoexServer::start(config).await?;
+    /// let stats = server.stats();
+    /// assert_eq!(stats.port, server.local_addr().port());
+    /// assert_eq!(stats.service.name, "desk");
+    /// assert_eq!(stats.service.connections.active, 0);
+    /// // On the wire, and wherever else it is serialised, the names are those of the protocol.
+    /// assert_eq!(serde_json::to_value(&stats)?["connectionCount"], 0);
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.overview.server(&self.store)
+    }
+
+    /// The live connections, in the order in which they came.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.overview.connections().collect()
+    }
+
     /// The store that is served.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -158,7 +216,8 @@ impl NoexServer {
         self.stopped.get_or_init(|| self.stop_after(self.grace)).await;
     }
 
-    /// Stops without a grace period, or ends the one that is running. What is in flight is still answered.
+    /// Stops without a grace period, or cuts short a stop that is under way. What is in flight has one second to be
+    /// answered.
     pub async fn stop_now(&self) {
         self.hurry.send_replace(true);
         self.stopped.get_or_init(|| self.stop_after(Duration::ZERO)).await;
@@ -191,15 +250,17 @@ impl fmt::Debug for NoexServer {
     }
 }
 
-fn handler_context(store: Store, config: &Config) -> HandlerContext {
+fn handler_context(store: Store, config: &Config, overview: Arc<Overview>, total_subscriptions: Arc<AtomicUsize>) -> HandlerContext {
     let limits = &config.connection_limits;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     HandlerContext {
         store,
+        overview,
         max_subscriptions_per_connection: limits.max_subscriptions_per_connection,
         max_total_subscriptions: limits.max_total_subscriptions,
-        total_subscriptions: Arc::default(),
+        total_subscriptions,
         max_bulk_records: limits.max_bulk_records,
+        request_limits: RequestLimits::from(limits),
         max_result_bytes: limits.max_result_bytes,
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.

@@ -15,7 +15,12 @@ const BATCH: usize = 256;
 /// little more. What is left afterwards is dropped.
 const CLOSE: Duration = Duration::from_secs(7);
 
-/// Stops listening and sees every connection off. `hurry` becomes true when the grace period is to end at once.
+/// How long closing may still take once the server is to end at once: enough for answers that are nearly there and
+/// for the close frame, too short to wait for anybody who does not read.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// Stops listening and sees every connection off. `hurry` becomes true when the server is to end at once: the grace
+/// period ends, and closing takes [`HURRY`] at most from then on.
 pub(crate) async fn drain(gate: &Gate, registry: &Registry, grace: Duration, mut hurry: watch::Receiver<bool>) {
     gate.close().await;
     registry.close();
@@ -28,7 +33,12 @@ pub(crate) async fn drain(gate: &Gate, registry: &Registry, grace: Duration, mut
         }
     }
     let connections = registry.len();
-    if tokio::time::timeout(CLOSE, close_all(registry)).await.is_err() {
+    let all_closed = tokio::select! {
+        () = close_all(registry) => true,
+        () = tokio::time::sleep(CLOSE) => false,
+        () = out_of_patience(&mut hurry) => false,
+    };
+    if !all_closed {
         tracing::warn!(connections = registry.len(), "connections that did not close in time are dropped");
     } else if connections > 0 {
         tracing::info!(connections, "all connections are closed");
@@ -38,6 +48,11 @@ pub(crate) async fn drain(gate: &Gate, registry: &Registry, grace: Duration, mut
 async fn hurried(hurry: &mut watch::Receiver<bool>) {
     // The sender lives as long as the server. Without it nobody is left to wait for.
     let _ = hurry.wait_for(|hurry| *hurry).await;
+}
+
+async fn out_of_patience(hurry: &mut watch::Receiver<bool>) {
+    hurried(hurry).await;
+    tokio::time::sleep(HURRY).await;
 }
 
 fn notify(registry: &Registry, grace: Duration) {

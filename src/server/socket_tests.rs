@@ -10,16 +10,19 @@ use ractor::ActorCell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::config::RateLimitConfig;
 use super::connection::fake_session::{Script, answer};
 use super::connection::heartbeat::HeartbeatQueue;
 use super::connection::registry::Registry;
 use super::connection::{Connections, Limits};
 use super::listener::{Gate, Reception};
+use super::statistics::{Count, Counters};
 use super::{Config, shutdown, supervisor};
+use crate::protocol::CloseCode;
 
 type Client = WebSocketStream<TcpStream>;
 
@@ -30,6 +33,7 @@ struct TestServer {
     script: Arc<Script>,
     root: ActorCell,
     hurry: watch::Sender<bool>,
+    counters: Arc<Counters>,
 }
 
 impl TestServer {
@@ -42,15 +46,19 @@ impl TestServer {
         let gate = Arc::new(Gate::open("127.0.0.1", 0).await.expect("a free port"));
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
         let script = Arc::new(Script::default());
+        let counters = Arc::new(Counters::default());
         let connections = Connections {
             sessions: Arc::clone(&script),
             registry: Arc::clone(&registry),
             heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
             limits: Limits::from(&config),
+            counters: Arc::clone(&counters),
         };
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: (&config).into(),
+            gatekeeper: (&config).into(),
+            accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             handshakes_max: config.max_connections,
             connections,
@@ -62,6 +70,7 @@ impl TestServer {
             script,
             root,
             hurry: watch::Sender::new(false),
+            counters,
         }
     }
 
@@ -200,6 +209,102 @@ async fn a_client_that_sends_its_request_too_slowly_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_its_request_byte_by_byte_is_dropped_all_the_same() {
+    let server = TestServer::start(|config| config.connection_limits.handshake_timeout = Duration::from_millis(100)).await;
+    let mut stream = server.tcp().await;
+    stream
+        .write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nX: ")
+        .await
+        .expect("the stream is open");
+    let trickle = async {
+        let mut received = [0; 64];
+        while stream.write_all(b"x").await.is_ok() {
+            // Waiting for an end of the stream is the pause between two bytes.
+            match timeout(Duration::from_millis(2), stream.read(&mut received)).await {
+                Ok(Ok(length @ 1..)) => panic!("answered: {}", received[..length].escape_ascii()),
+                Ok(Ok(0) | Err(_)) => break,
+                Err(_) => {}
+            }
+        }
+    };
+    timeout(Duration::from_secs(5), trickle).await.expect("the server ends it");
+    check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn the_head_of_a_request_is_bounded_in_size_and_number() {
+    let server = TestServer::start(|_| ()).await;
+    let head = "GET /ws HTTP/1.1\r\nHost: x\r\n";
+    let large = format!("{head}X: {}\r\n\r\n", "x".repeat(1_000_000));
+    let many = format!("{head}{}\r\n", "X: x\r\n".repeat(1_000));
+    let endless = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000));
+    for request in [large, many, endless] {
+        let mut stream = server.tcp().await;
+        // The server may hang up before it has read all of it, which can lose its answer.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let ended = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer))
+            .await
+            .expect("the server ends it");
+        let refused = answer.starts_with(b"HTTP/1.1 431 ") || answer.starts_with(b"HTTP/1.1 414 ");
+        assert!(refused || (ended.is_err() && answer.is_empty()), "{}", answer.escape_ascii());
+    }
+    check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn sockets_are_accepted_no_faster_than_configured() {
+    let server = TestServer::start(|config| config.connection_limits.max_accepts_per_second = 20).await;
+    let began = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..7 {
+        clients.push(server.connect().await);
+    }
+    // Two at once, and then one every twentieth of a second.
+    assert!(began.elapsed() >= Duration::from_millis(245), "{:?}", began.elapsed());
+    for client in &mut clients {
+        check_served(client).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_over_the_quota_is_answered_slowly_and_in_order() {
+    let limit = RateLimitConfig {
+        max_requests: 1,
+        ..RateLimitConfig::default()
+    };
+    let server = TestServer::start(|config| config.rate_limit = Some(limit)).await;
+    let (mut client, began) = (server.connect().await, Instant::now());
+    for id in 0..=640 {
+        request(&mut client, id, "store.get").await;
+    }
+    assert_eq!(text(&mut client).await.as_bytes(), answer(0));
+    for id in 1..=640 {
+        let refused = text(&mut client).await;
+        assert!(
+            refused.starts_with(&format!("{{\"id\":{id},\"type\":\"error\",\"code\":\"RATE_LIMITED\"")),
+            "{refused}"
+        );
+    }
+    // Nine pauses before the last answer.
+    assert!(began.elapsed() >= Duration::from_millis(90), "{:?}", began.elapsed());
+    assert_eq!(*server.script.handled.lock(), [0]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_nested_too_deep_for_the_configuration_is_refused() {
+    let server = TestServer::start(|config| config.connection_limits.max_json_depth = 3).await;
+    let mut client = server.connect().await;
+    for (lists, taken) in [("[[]]", true), ("[[[]]]", false)] {
+        let message = format!("{{\"id\":4,\"type\":\"store.get\",\"x\":{lists}}}");
+        client.send(Message::text(message)).await.expect("the connection is open");
+        let reply = text(&mut client).await;
+        assert_eq!(reply.as_bytes() == answer(4), taken, "{lists}: {reply}");
+        assert_eq!(reply.contains("PARSE_ERROR"), !taken, "{lists}: {reply}");
+    }
+}
+
+#[tokio::test]
 async fn beyond_the_limit_upgrades_are_refused_with_503_until_somebody_leaves() {
     let server = TestServer::start(|config| config.max_connections = 1).await;
     let first = server.connect().await;
@@ -328,6 +433,47 @@ async fn a_grace_period_can_be_cut_short() {
         assert!(client.next().await.is_none());
     };
     tokio::join!(stop, hurry);
+}
+
+#[tokio::test]
+async fn a_stop_in_a_hurry_does_not_wait_for_a_request_that_takes_long() {
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.connect().await;
+    request(&mut client, 1, "wait").await;
+    while server.script.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let begun = std::time::Instant::now();
+    // In a hurry from the beginning, and only once the connections are being closed.
+    for hurry_at_once in [true, false] {
+        server.hurry.send_replace(hurry_at_once);
+        let hurry = async {
+            tokio::task::yield_now().await;
+            server.hurry.send_replace(true);
+        };
+        tokio::join!(server.stop(Duration::ZERO), hurry);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(server.registry.len(), 1, "the caller drops it");
+}
+
+#[tokio::test]
+async fn sockets_are_counted_by_what_became_of_them() {
+    let server = TestServer::start(|config| config.max_connections_per_ip = Some(1)).await;
+    let first = server.connect().await;
+    let mut second = server.try_connect().await.expect("the upgrade goes ahead");
+    assert_eq!(close_code(&mut second).await.0, 4003);
+    server.http("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    drop((first, second));
+    server.emptied().await;
+    // The refused request is counted when its socket is closed, which its client sees first.
+    while server.counters.total(Count::Refused) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let counts = [Count::Accepted, Count::Dropped, Count::Refused, Count::Opened];
+    assert_eq!(counts.map(|count| server.counters.total(count)), [3, 0, 1, 1]);
+    let closes = [CloseCode::TooManyConnections, CloseCode::GoingAway];
+    assert_eq!(closes.map(|code| server.counters.total_of_closes(code)), [1, 0]);
 }
 
 #[tokio::test]

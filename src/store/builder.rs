@@ -13,8 +13,9 @@ use super::command::CommandLimits;
 use super::disk::{Disk, DiskReport};
 use super::durability::{Durability, Embedded, OpenError as StorageError, Recovered, SyncLevel};
 use super::handle::Store;
+use super::history::{History, HistoryLimits};
 use super::query::QueryDefinition;
-use super::shared::Shared;
+use super::shared::{Identity, Shared};
 use super::state::{Bucket, BucketDefinition, BucketId, QueryKind, State, Timestamp};
 use super::store_actor::{StoreActor, StoreArguments, StoreMessage};
 use crate::protocol::{BucketName, Issue, QueryName, join_issues};
@@ -36,6 +37,8 @@ pub struct StoreLimits {
     pub max_queries: usize,
     /// How much one command may cost.
     pub command: CommandLimits,
+    /// How much is remembered of what happened, for those who come back.
+    pub history: HistoryLimits,
     /// How often to look again for expired records that something still refers to. Default 1 s.
     pub ttl_check_interval: Duration,
 }
@@ -47,6 +50,7 @@ impl Default for StoreLimits {
             max_buckets: 1_000,
             max_queries: 10_000,
             command: CommandLimits::default(),
+            history: HistoryLimits::default(),
             ttl_check_interval: Duration::from_secs(1),
         }
     }
@@ -164,7 +168,8 @@ impl StoreBuilder {
     /// See [`OpenError`].
     pub async fn open(self) -> Result<Store, OpenError> {
         let place = self.place.clone();
-        let opened = tokio::task::spawn_blocking(move || open_place(&place))
+        let limits = self.limits.history;
+        let opened = tokio::task::spawn_blocking(move || open_place(&place, limits))
             .await
             .map_err(|error| cannot_start(&error))??;
         self.start(opened).await
@@ -176,17 +181,26 @@ impl StoreBuilder {
     /// See [`OpenError`].
     #[cfg(test)]
     pub(super) async fn open_with(self, durability: Box<dyn Durability>) -> Result<Store, OpenError> {
+        let state = State::default();
+        let history = History::new(self.limits.history, &state, true);
         self.start(Opened {
-            state: State::default(),
+            history,
+            state,
+            epoch: None,
             durability: Some((durability, None)),
         })
         .await
     }
 
     async fn start(self, opened: Opened) -> Result<Store, OpenError> {
-        let persistent = opened.durability.is_some();
         let retry = self.limits.ttl_check_interval;
-        let shared = Arc::new(Shared::new(self.name, opened.state, self.limits, self.clock, persistent));
+        let life = getrandom::u64().map_err(|error| cannot_start(&error))?;
+        let identity = Identity {
+            persistent: opened.durability.is_some(),
+            epoch: opened.epoch.unwrap_or(life),
+            life,
+        };
+        let shared = Arc::new(Shared::new(self.name, opened.state, self.limits, self.clock, identity));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| cannot_start(&error))?;
 
@@ -208,6 +222,7 @@ impl StoreBuilder {
         let arguments = StoreArguments {
             shared: Arc::clone(&shared),
             disk,
+            history: opened.history,
             seeds: ChaCha8Rng::from_seed(seed),
         };
         let (actor, _) = Actor::spawn(None, StoreActor, arguments)
@@ -225,15 +240,23 @@ fn cannot_start(reason: &dyn std::fmt::Display) -> OpenError {
 
 struct Opened {
     state: State,
+    history: History,
+    /// The epoch of what is on disk.
+    epoch: Option<u64>,
     durability: Option<(Box<dyn Durability>, Option<Duration>)>,
 }
 
-fn open_place(place: &Place) -> Result<Opened, OpenError> {
+fn open_place(place: &Place, limits: HistoryLimits) -> Result<Opened, OpenError> {
     match place {
-        Place::Memory => Ok(Opened {
-            state: State::default(),
-            durability: None,
-        }),
+        Place::Memory => {
+            let state = State::default();
+            Ok(Opened {
+                history: History::new(limits, &state, false),
+                state,
+                epoch: None,
+                durability: None,
+            })
+        }
         Place::Disk { dir, level } => {
             let (level, interval) = match level {
                 Level::EveryGroup => (SyncLevel::EveryGroup, None),
@@ -241,8 +264,12 @@ fn open_place(place: &Place) -> Result<Opened, OpenError> {
             };
             let (mut embedded, recovered) = Embedded::open(dir, level)?;
             let state = load(&mut embedded, &recovered, dir)?;
+            let stored = embedded.load_history()?;
+            let history = History::restore(limits, &state, stored).map_err(|misfit| embedded.refuse(misfit))?;
             Ok(Opened {
                 state,
+                history,
+                epoch: Some(embedded.epoch()),
                 durability: Some((Box::new(embedded), interval)),
             })
         }
@@ -298,6 +325,7 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
         })?;
         state.add_query(QueryName::from(stored.name.as_str()), QueryKind::Declarative(Arc::new(definition)));
     }
+    *state.requests_mut() = recovered.requests.clone();
     tracing::info!(dir = %dir.display(), records = loaded, elapsed_ms = begun.elapsed().as_millis() as u64, "store loaded");
     Ok(state)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::closure::ClosureQuery;
 use super::query::{Filter, QueryDefinition};
-use super::state::{BucketDefinition, Timestamp};
+use super::state::{BucketDefinition, RequestKey, RequestLimits, Timestamp};
 use crate::protocol::{BucketName, Datum, QueryName, Record};
 
 /// An operation in its place in the order.
@@ -21,6 +21,8 @@ pub struct Command {
     pub seed: [u8; 32],
     /// How much it may cost.
     pub limits: CommandLimits,
+    /// Where it is to be carried out once, however often it comes: what it is known by.
+    pub request: Option<RequestKey>,
     /// What happens.
     pub operation: Operation,
 }
@@ -33,7 +35,17 @@ impl Command {
             now,
             seed,
             limits: CommandLimits::default(),
+            request: None,
             operation,
+        }
+    }
+
+    /// The same command, carried out once for all commands with this key.
+    #[must_use]
+    pub fn once(self, request: RequestKey) -> Self {
+        Self {
+            request: Some(request),
+            ..self
         }
     }
 }
@@ -47,6 +59,8 @@ pub struct CommandLimits {
     pub bytes: usize,
     /// Bytes of one record. Default 2 MiB.
     pub record_bytes: usize,
+    /// How much of past requests is remembered.
+    pub requests: RequestLimits,
 }
 
 impl Default for CommandLimits {
@@ -55,6 +69,7 @@ impl Default for CommandLimits {
             rows_read: 1_000_000,
             bytes: 64 << 20,
             record_bytes: 2 << 20,
+            requests: RequestLimits::default(),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Commit groups: what was applied together, goes to disk together and is answered together.
 
-use std::collections::HashMap;
-
 use tokio::sync::oneshot;
 
 use super::StoreError;
 use super::command::Outcome;
-use super::durability::{Batch, Catalog, Progress, RecordChange, StoredBucket, StoredQuery};
-use super::state::{BucketId, Change, Effects, QueryKind, RowId, State};
+use super::durability::{Batch, Catalog, HistoryUpdate, Progress, RecordChange, StoredBucket, StoredQuery};
+use super::state::{BucketId, Change, Effects, QueryKind, State};
 
 /// Where the outcome of one operation goes.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, StoreError>>;
@@ -41,26 +39,23 @@ impl CommitGroup {
         self.answers.is_empty() && !self.has_effects()
     }
 
-    /// Whether anything changed.
+    /// Whether anything changed, be it only what is remembered of requests.
     pub(super) fn has_effects(&self) -> bool {
-        !self.effects.changes.is_empty() || self.effects.catalog_changed
-    }
-
-    /// The changed rows, each once: from how it was before the group to how it is after it.
-    pub(super) fn net_changes(&self) -> Vec<Change> {
-        net(&self.effects.changes)
+        !self.effects.changes.is_empty() || self.effects.catalog_changed || !self.effects.requests.is_empty()
     }
 
     pub(super) fn effects(&self) -> &Effects {
         &self.effects
     }
 
-    /// What goes to disk, `state` being the state after the group.
-    pub(super) fn to_batch(&self, state: &State, changes: &[Change]) -> Batch {
+    /// What goes to disk, `state` being the state after the group and `changes` its changed rows, each once.
+    pub(super) fn to_batch(&self, state: &State, changes: &[Change], history: HistoryUpdate) -> Batch {
         let persistent = |id: BucketId| state.bucket_by_id(id).filter(|bucket| bucket.definition().is_persistent());
         let mut batch = Batch {
             seq: state.seq(),
             now: state.now(),
+            history,
+            requests: self.effects.requests.clone(),
             ..Batch::default()
         };
         let mut grown: Vec<BucketId> = Vec::new();
@@ -114,30 +109,6 @@ impl CommitGroup {
             let _ = reply.send(Err(error.clone()));
         }
     }
-}
-
-/// Row by row, the first old version and the last new one, in order of first appearance.
-fn net(changes: &[Change]) -> Vec<Change> {
-    if let [] | [_] = changes {
-        return changes.to_vec();
-    }
-    let mut places: HashMap<(BucketId, RowId), usize> = HashMap::with_capacity(changes.len());
-    let mut net: Vec<Change> = Vec::with_capacity(changes.len());
-    for change in changes {
-        match places.get(&(change.bucket, change.row)) {
-            Some(at) => {
-                if let Some(earlier) = net.get_mut(*at) {
-                    earlier.new.clone_from(&change.new);
-                }
-            }
-            None => {
-                places.insert((change.bucket, change.row), net.len());
-                net.push(change.clone());
-            }
-        }
-    }
-    net.retain(|change| change.old.is_some() || change.new.is_some());
-    net
 }
 
 fn catalog_of(state: &State) -> Catalog {

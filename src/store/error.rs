@@ -128,6 +128,28 @@ pub enum StoreError {
     /// More than the store takes on: the limit is in the configuration.
     #[error("{0}")]
     LimitExceeded(String),
+    /// The key of a request came with another request.
+    #[error("The request key \"{0}\" was used for another request")]
+    RequestKeyReused(String),
+    /// So many requests are remembered that no other one can be.
+    #[error("Too many requests are remembered: try again later, or without a request key")]
+    RequestKeysFull {
+        /// When the oldest of them is forgotten.
+        retry_after_ms: u64,
+    },
+    /// The repeat of a request whose answer was too large to be remembered.
+    #[error("The request was carried out before, but its answer was too large to be remembered")]
+    AnswerNotKept,
+    /// The repeat of a request that was refused: what it was answered then.
+    #[error("{message}")]
+    RefusedBefore {
+        /// The code on the wire.
+        code: ErrorCode,
+        /// The text.
+        message: String,
+        /// The `details` on the wire.
+        details: Option<Value>,
+    },
     /// Too much unfinished work.
     #[error("The store has too much unfinished work: try again later")]
     Busy,
@@ -194,11 +216,14 @@ impl StoreError {
             | Self::VersionConflict { .. }
             | Self::MissingTarget { .. }
             | Self::StillReferenced { .. }
-            | Self::BucketFull { .. } => ErrorCode::Conflict,
+            | Self::BucketFull { .. }
+            | Self::RequestKeyReused(_) => ErrorCode::Conflict,
+            Self::RequestKeysFull { .. } => ErrorCode::RateLimited,
+            Self::RefusedBefore { code, .. } => *code,
             Self::ReservedName(_) => ErrorCode::Forbidden,
             Self::Busy | Self::ResultTooLarge { .. } => ErrorCode::Backpressure,
             Self::StorageUnavailable { .. } => ErrorCode::StorageUnavailable,
-            Self::QueryFailed(_) | Self::Closed => ErrorCode::InternalError,
+            Self::QueryFailed(_) | Self::AnswerNotKept | Self::Closed => ErrorCode::InternalError,
         }
     }
 
@@ -241,6 +266,9 @@ impl StoreError {
                 "targetKey": value(target_key),
             })),
             Self::BucketFull { bucket } => Some(json!({ "bucket": bucket })),
+            Self::RequestKeyReused(key) => Some(json!({ "requestKey": key })),
+            Self::RequestKeysFull { retry_after_ms } => Some(json!({ "retryAfterMs": retry_after_ms })),
+            Self::RefusedBefore { details, .. } => details.clone(),
             Self::BucketNotDefined(_)
             | Self::BucketDoesNotExist(_)
             | Self::BucketAlreadyExists(_)
@@ -252,6 +280,7 @@ impl StoreError {
             | Self::ResultTooLarge { .. }
             | Self::StorageUnavailable { .. }
             | Self::QueryFailed(_)
+            | Self::AnswerNotKept
             | Self::Closed => None,
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::durability::{Batch, Durability, DurabilityError};
 use super::query::{Filter, QueryDefinition};
-use super::{BucketDefinition, Operation, Store, StoreError};
+use super::{BucketDefinition, Operation, RequestKey, Store, StoreError};
 use crate::protocol::{ErrorCode, Record};
 
 /// What the disk does with the groups that it is given.
@@ -22,6 +22,8 @@ struct Script {
     held: Mutex<bool>,
     released: Condvar,
     appended: AtomicUsize,
+    /// Changes of remembered requests in the groups that went well.
+    requests: AtomicUsize,
 }
 
 impl Script {
@@ -41,10 +43,11 @@ impl Script {
 struct ScriptedDisk(Arc<Script>);
 
 impl Durability for ScriptedDisk {
-    fn append(&mut self, _: &Batch) -> Result<(), DurabilityError> {
+    fn append(&mut self, batch: &Batch) -> Result<(), DurabilityError> {
         let held = self.0.held.lock().unwrap();
         drop(self.0.released.wait_while(held, |held| *held).unwrap());
         if self.0.appended.fetch_add(1, Ordering::SeqCst) < self.0.good.load(Ordering::SeqCst) {
+            self.0.requests.fetch_add(batch.requests.len(), Ordering::SeqCst);
             return Ok(());
         }
         assert!(!self.0.panics.load(Ordering::SeqCst), "the disk panics, as the test wants it");
@@ -119,6 +122,57 @@ async fn a_group_that_cannot_be_kept_is_refused_and_forgotten_and_reads_go_on() 
     assert_eq!(live.value(), Some(json!(1)), "a live query was told of what was not kept");
     assert_eq!(store.watch("count", Value::Null).await.unwrap().value(), Some(json!(1)));
     assert!(store.close().await.is_err(), "closing says that not all was kept");
+}
+
+fn key(name: &str) -> RequestKey {
+    RequestKey::new(name, 0).unwrap()
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_kept_takes_its_request_keys_with_it() {
+    let script = Script::of(3);
+    let store = open(&script).await;
+    store.submit_once(insert(1), key("kept")).unwrap().await.unwrap();
+    script.hold(true);
+    let in_flight = store.submit_once(insert(2), key("lost")).unwrap();
+    let repeat = store.submit_once(insert(2), key("lost")).unwrap();
+    let refusal = store.submit_once(insert(1), key("lost too")).unwrap();
+    script.hold(false);
+    assert!(is_refused(in_flight.await));
+    assert!(is_refused(repeat.await));
+    assert!(is_refused(refusal.await));
+    assert_eq!(store.stats().request_keys.count, 1);
+    assert_eq!(script.requests.load(Ordering::SeqCst), 1);
+    // Whether the disk has the group or not shows at the next start only: until then nothing is promised.
+    assert!(is_refused(async { store.submit_once(insert(2), key("lost"))?.await }.await));
+}
+
+#[tokio::test]
+async fn a_repeat_waits_until_the_first_answer_is_durable_and_a_refusal_is_kept_too() {
+    let script = Script::of(usize::MAX);
+    let store = open(&script).await;
+    script.hold(true);
+    let mut first = store.submit_once(insert(1), key("a")).unwrap();
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    let mut repeat = store.submit_once(insert(1), key("a")).unwrap();
+    let mut refusal = store.submit_once(insert(1), key("b")).unwrap();
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    for waiting in [&mut first, &mut repeat, &mut refusal] {
+        assert!(waiting.now_or_never().is_none());
+    }
+    assert_eq!(store.stats().request_keys.count, 0);
+    script.hold(false);
+    assert_eq!(first.await, repeat.await);
+    let refusal = refusal.await.unwrap_err();
+    assert_eq!(refusal.code(), ErrorCode::AlreadyExists);
+    assert_eq!(script.requests.load(Ordering::SeqCst), 2, "also the refusal is on disk");
+    store.bucket("t").delete(1).await.unwrap();
+    let again = store.submit_once(insert(1), key("b")).unwrap().await.unwrap_err();
+    assert_eq!((again.code(), again.to_string()), (refusal.code(), refusal.to_string()));
 }
 
 #[tokio::test]

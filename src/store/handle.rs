@@ -17,7 +17,7 @@ use super::events::Events;
 use super::inbox::Submitted;
 use super::query::{Filter, Page, QueryDefinition, Reader};
 use super::shared::Shared;
-use super::state::{BucketDefinition, QueryKind, State, Timestamp};
+use super::state::{BucketDefinition, QueryKind, RequestKey, State, Timestamp};
 use super::store_actor::{StoreMessage, Watch};
 use super::subscription::{LiveQuery, Subscribing};
 use super::transaction::{Transaction, to_object};
@@ -67,6 +67,13 @@ impl Store {
         Snapshot(self.inner.shared.published())
     }
 
+    /// Names the order of commits that cursors refer to. A store on disk keeps it as long as it can vouch for what
+    /// earlier cursors saw; a store in memory has another one each time.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.shared.epoch
+    }
+
     /// The store's time, in milliseconds since 1970.
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -80,8 +87,45 @@ impl Store {
     /// [`StoreError::Busy`] where too many wait, [`StoreError::StorageUnavailable`] where the disk has failed,
     /// [`StoreError::Closed`].
     pub fn submit(&self, operation: Operation) -> Result<Commit, StoreError> {
+        self.submit_as(operation, None)
+    }
+
+    /// As [`Store::submit`], but for all operations that are submitted under the same key only the first one is
+    /// carried out, also where the store is closed or the process killed in between. The others get its outcome, or
+    /// its refusal as [`StoreError::RefusedBefore`]. A key is remembered as long as
+    /// [`RequestLimits::window`](super::RequestLimits::window) says, with the commit that it belongs to: a store in
+    /// memory forgets it when it ends.
+    ///
+    /// ```
+    /// # use noex_server::store::{BucketDefinition, FieldSpec, Operation, RequestKey, Store, Transaction, state::Generated};
+    /// # use serde_json::json;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::builder().in_memory().open().await?;
+    /// # let orders = BucketDefinition::builder("id").field("id", FieldSpec::string().generated(Generated::Uuid)).build()?;
+    /// # store.define_bucket("orders", orders).await?;
+    /// let order = || -> Result<Operation, Box<dyn std::error::Error>> {
+    ///     Ok(Transaction::new().insert("orders", &json!({ "item": "tea" }))?.into())
+    /// };
+    /// let first = store.submit_once(order()?, RequestKey::new("order-17", 1)?)?.await?;
+    /// // The program did not hear of it, say, and asks again.
+    /// let again = store.submit_once(order()?, RequestKey::new("order-17", 1)?)?.await?;
+    /// assert_eq!(first, again);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::submit`]. The future gives [`StoreError::RequestKeyReused`] where the fingerprint is another one,
+    /// [`StoreError::RequestKeysFull`] where no more can be remembered; then the operation was not carried out.
+    pub fn submit_once(&self, operation: Operation, request: RequestKey) -> Result<Commit, StoreError> {
+        self.submit_as(operation, Some(request))
+    }
+
+    fn submit_as(&self, operation: Operation, request: Option<RequestKey>) -> Result<Commit, StoreError> {
         let (reply, outcome) = oneshot::channel();
-        if self.inner.shared.inbox.push(Submitted { operation, reply })? {
+        let submitted = Submitted { operation, request, reply };
+        if self.inner.shared.inbox.push(submitted)? {
             self.inner.actor.cast(StoreMessage::Wake).map_err(|_| StoreError::Closed)?;
         }
         Ok(Commit(outcome))

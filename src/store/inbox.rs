@@ -6,10 +6,13 @@ use parking_lot::Mutex;
 use super::StoreError;
 use super::command::Operation;
 use super::commit_group::Reply;
+use super::state::RequestKey;
 
 /// An operation and where its answer goes.
 pub(super) struct Submitted {
     pub(super) operation: Operation,
+    /// Where it is to be carried out once: what it is known by.
+    pub(super) request: Option<RequestKey>,
     pub(super) reply: Reply,
 }
 

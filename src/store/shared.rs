@@ -13,6 +13,17 @@ use super::views::ViewCounters;
 use super::{Clock, StoreLimits};
 use crate::protocol::Number;
 
+/// What tells one opening of a store from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    /// Whether it is on disk.
+    pub(super) persistent: bool,
+    /// Names the order of commits that cursors refer to.
+    pub(super) epoch: u64,
+    /// Another number at every opening.
+    pub(super) life: u64,
+}
+
 /// What the store's handles and its actor share.
 pub(super) struct Shared {
     pub(super) name: String,
@@ -20,6 +31,9 @@ pub(super) struct Shared {
     pub(super) limits: StoreLimits,
     pub(super) announcer: Announcer,
     pub(super) persistent: bool,
+    pub(super) epoch: u64,
+    /// Another number at every opening.
+    pub(super) life: u64,
     published: ArcSwap<State>,
     clock: Clock,
     next_expiry: watch::Sender<Option<Number>>,
@@ -27,7 +41,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(name: String, state: State, limits: StoreLimits, clock: Clock, persistent: bool) -> Self {
+    pub(super) fn new(name: String, state: State, limits: StoreLimits, clock: Clock, identity: Identity) -> Self {
+        let Identity { persistent, epoch, life } = identity;
         let next_expiry = watch::Sender::new(state.next_expiry());
         Self {
             name,
@@ -35,6 +50,8 @@ impl Shared {
             limits,
             announcer: Announcer::new(),
             persistent,
+            epoch,
+            life,
             published: ArcSwap::from_pointee(state),
             clock,
             next_expiry,

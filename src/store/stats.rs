@@ -27,6 +27,17 @@ pub struct StoreStats {
     pub ttl: TtlStats,
     /// How live views are kept up to date.
     pub views: ViewStats,
+    /// The requests whose answers are remembered.
+    pub request_keys: RequestKeyStats,
+}
+
+/// The requests whose answers are remembered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RequestKeyStats {
+    /// How many.
+    pub count: usize,
+    /// The bytes of their keys and answers.
+    pub bytes: usize,
 }
 
 /// Which buckets there are, in the order of their definition.
@@ -76,17 +87,47 @@ pub struct TtlStats {
 }
 
 /// How live views are kept up to date.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ViewStats {
     /// Views that are being kept.
     pub live: u64,
+    /// The same, by how they follow changes.
+    pub maintenance: MaintenanceStats,
     /// Times that a view had to be evaluated anew because the change could not be followed.
     pub reevaluated: u64,
-    /// Results handed to subscribers.
-    pub pushed: u64,
+    /// New results that were offered to subscribers. Where one is slower than the changes come, it is sent the newest
+    /// of those that were offered to it, so that fewer go out.
+    pub offered: u64,
+}
+
+/// Views that are being kept, by how they follow changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceStats {
+    /// Lists: record by record.
+    pub by_row: u64,
+    /// Aggregates: value by value.
+    pub by_value: u64,
+    /// Aggregates with groups: group by group.
+    pub by_group: u64,
+    /// Evaluated anew for every commit group that may concern them.
+    pub anew: u64,
 }
 
 impl StoreStats {
+    /// As clients may see it: without what is the server's own.
+    #[must_use]
+    pub fn without_reserved(mut self) -> Self {
+        let visible = |name: &BucketName| !name.is_reserved();
+        self.buckets.names.retain(visible);
+        self.buckets.count = self.buckets.names.len();
+        for counts in [&mut self.records, &mut self.indexes] {
+            counts.per_bucket.retain(|name, _| visible(name));
+            counts.total = counts.per_bucket.values().sum();
+        }
+        self
+    }
+
     pub(super) fn of(shared: &Shared, state: &State) -> Self {
         let count = |of: &dyn Fn(&super::state::Bucket) -> usize| {
             let per_bucket: IndexMap<_, _> = state.buckets().map(|(name, bucket)| (name.clone(), of(bucket))).collect();
@@ -117,8 +158,13 @@ impl StoreStats {
             },
             views: ViewStats {
                 live: views.views,
+                maintenance: views.maintenance,
                 reevaluated: views.reevaluations,
-                pushed: views.pushes,
+                offered: views.offered,
+            },
+            request_keys: RequestKeyStats {
+                count: state.requests().count(),
+                bytes: state.requests().bytes(),
             },
         }
     }

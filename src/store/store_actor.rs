@@ -8,7 +8,6 @@
 //! When the disk fails, the working state goes back to what was published, writes are refused from then on, and
 //! reads go on. The actor is not restarted for it: a restart would not mend the disk.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -21,12 +20,14 @@ use super::StoreError;
 use super::command::{Command, Operation};
 use super::commit_group::CommitGroup;
 use super::disk::{Disk, DiskReport};
+use super::history::History;
 use super::inbox::Submitted;
 use super::long_work::in_place;
 use super::shared::Shared;
-use super::state::{Bucket, Change, Effects, State, Timestamp, apply};
+use super::state::{Change, Effects, RequestKey, State, Timestamp, apply};
 use super::views::{Blueprint, Built, Sink, ViewResult, Views};
-use crate::protocol::{Number, Record, SubscriptionId};
+use super::visible::Visible;
+use crate::protocol::{Number, SubscriptionId};
 
 /// A view that looks at more rows than this is evaluated away from the actor.
 const INLINE_ROWS_MAX: usize = 2_000;
@@ -76,6 +77,7 @@ struct Building {
 pub(super) struct StoreArguments {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Option<Disk>,
+    pub(super) history: History,
     pub(super) seeds: ChaCha8Rng,
 }
 
@@ -87,6 +89,8 @@ pub(super) struct StoreState {
     open: CommitGroup,
     in_flight: Option<InFlight>,
     disk: Option<Disk>,
+    /// What happened of late, the group on its way to disk included.
+    history: History,
     views: Views,
     building: Vec<Building>,
     builds: u64,
@@ -101,7 +105,7 @@ pub(super) struct StoreState {
 /// A group on its way to disk.
 struct InFlight {
     group: CommitGroup,
-    changes: Vec<Change>,
+    visible: Visible,
     state: State,
 }
 
@@ -114,13 +118,19 @@ impl Actor for StoreActor {
     type Arguments = StoreArguments;
 
     async fn pre_start(&self, _: ActorRef<StoreMessage>, arguments: StoreArguments) -> Result<StoreState, ActorProcessingErr> {
-        let StoreArguments { shared, disk, seeds } = arguments;
+        let StoreArguments {
+            shared,
+            disk,
+            history,
+            seeds,
+        } = arguments;
         Ok(StoreState {
             working: State::clone(&shared.published()),
             shared,
             open: CommitGroup::default(),
             in_flight: None,
             disk,
+            history,
             views: Views::default(),
             building: Vec::new(),
             builds: 0,
@@ -177,13 +187,13 @@ impl StoreState {
     }
 
     fn apply_all(&mut self, now: Timestamp, waiting: Vec<Submitted>) {
-        for Submitted { operation, reply } in waiting {
-            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation));
+        for Submitted { operation, request, reply } in waiting {
+            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation, request));
             self.open.answer_later(reply, answer);
         }
     }
 
-    fn apply(&mut self, now: Timestamp, operation: Operation) -> Result<super::Outcome, StoreError> {
+    fn apply(&mut self, now: Timestamp, operation: Operation, request: Option<RequestKey>) -> Result<super::Outcome, StoreError> {
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
         let limits = self.shared.limits.command;
@@ -193,6 +203,7 @@ impl StoreState {
                 now,
                 seed,
                 limits,
+                request,
                 operation,
             },
             self.open.effects_mut(),
@@ -206,7 +217,7 @@ impl StoreState {
             return;
         }
         // An expiry cannot be refused: what is still referred to simply stays.
-        let _ = in_place(|| self.apply(now, Operation::Expire));
+        let _ = in_place(|| self.apply(now, Operation::Expire, None));
         if self.working.next_expiry().is_some_and(|end| end <= Number::from(now)) {
             let retry_ms = u64::try_from(self.shared.limits.ttl_check_interval.as_millis()).unwrap_or(u64::MAX);
             self.next_expiry_try = now.saturating_add(retry_ms.max(1));
@@ -239,9 +250,15 @@ impl StoreState {
             return;
         }
         let state = self.working.clone();
-        let changes = group.net_changes();
-        let batch = self.disk.as_ref().map(|_| group.to_batch(&state, &changes));
-        let in_flight = InFlight { group, changes, state };
+        let before = self.shared.published();
+        let visible = Visible::of(group.effects(), &before, &state);
+        // Remembered already now, since it goes to disk with the group; it is read only up to what is published.
+        let history = self.history.record(&visible, group.effects(), &before, &state);
+        let batch = self
+            .disk
+            .as_ref()
+            .map(|_| group.to_batch(&state, &visible.stored(group.effects()), history));
+        let in_flight = InFlight { group, visible, state };
         match (&self.disk, batch) {
             (Some(disk), Some(batch)) => {
                 if disk.append(batch) {
@@ -276,26 +293,26 @@ impl StoreState {
 
     /// Makes a durable group visible: the state first, then the answers, then the live views.
     fn publish(&mut self, in_flight: InFlight) {
-        let InFlight { mut group, changes, state } = in_flight;
+        let InFlight { mut group, visible, state } = in_flight;
         let before = self.shared.published();
         self.shared.publish(state.clone());
         group.answer();
-        if changes.len() > INLINE_ROWS_MAX {
-            in_place(|| self.follow(&group, &changes, &before, &state));
+        if visible.net().len() > INLINE_ROWS_MAX {
+            in_place(|| self.follow(&group, &visible, &before, &state));
         } else {
-            self.follow(&group, &changes, &before, &state);
+            self.follow(&group, &visible, &before, &state);
         }
     }
 
     /// Brings the live views up to a group that was published, and tells the listeners.
-    fn follow(&mut self, group: &CommitGroup, changes: &[Change], before: &State, state: &State) {
+    fn follow(&mut self, group: &CommitGroup, visible: &Visible, before: &State, state: &State) {
         let effects = group.effects();
-        let visible = visible_changes(changes, before, state);
+        let changes = visible.net();
         let replaced: HashSet<_> = effects.emptied.iter().map(|(name, ..)| name).chain(&effects.redefined).collect();
         self.refuse_stale_builds(effects, state);
         for building in &mut self.building {
             building.note(
-                &visible,
+                changes,
                 state,
                 replaced.iter().copied().chain(effects.dropped.iter().map(|(name, _)| name)),
             );
@@ -303,9 +320,9 @@ impl StoreState {
         // A bucket that is looked at anew needs no changes on top.
         let emptied: HashSet<_> = effects.emptied.iter().map(|(.., new)| *new).collect();
         if emptied.is_empty() {
-            self.views.follow(&visible, state);
+            self.views.follow(changes, state);
         } else {
-            let followed: Vec<_> = visible.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
+            let followed: Vec<_> = changes.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
             self.views.follow(&followed, state);
         }
         for name in replaced.into_iter().filter(|name| state.bucket_id(name.as_str()).is_some()) {
@@ -324,7 +341,7 @@ impl StoreState {
         for (_, old, _) in &effects.emptied {
             self.shared.announce_emptied(*old, before, state);
         }
-        self.shared.announcer.announce(&visible, before, state);
+        self.shared.announcer.announce(changes, before, state);
         self.shared.set_next_expiry(state.next_expiry());
         self.shared.set_view_counters(self.views.counters());
     }
@@ -449,11 +466,12 @@ impl StoreState {
         let Some(result) = self.views.subscribe(&blueprint, id, sink) else {
             return;
         };
+        // Before the answer: whoever has it and asks for the statistics finds the view in them.
+        self.shared.set_view_counters(self.views.counters());
         if reply.send(Ok(result)).is_err() {
             // Whoever asked is gone already.
-            self.views.unsubscribe(id);
+            self.unsubscribe(id);
         }
-        self.shared.set_view_counters(self.views.counters());
     }
 
     fn unsubscribe(&mut self, id: SubscriptionId) {
@@ -505,45 +523,6 @@ impl Drop for StoreState {
             let _ = submitted.reply.send(Err(StoreError::Closed));
         }
     }
-}
-
-/// The changes as readers see them: a record whose time is up is not there. Records that stay past their time
-/// because something refers to them are seen to go when it comes.
-fn visible_changes<'c>(changes: &'c [Change], before: &State, after: &State) -> Cow<'c, [Change]> {
-    if !before.has_mortal_buckets() && !after.has_mortal_buckets() {
-        return Cow::Borrowed(changes);
-    }
-    let live =
-        |record: &Option<Record>, bucket: &Arc<Bucket>, now: Timestamp| record.clone().filter(|record| !bucket.is_expired(record, now));
-    let mut visible: Vec<_> = changes
-        .iter()
-        .map(|change| {
-            let Some(bucket) = after.bucket_by_id(change.bucket) else {
-                return change.clone();
-            };
-            // What was seen before was seen under the definition of that time.
-            let seen_in = before.bucket_by_id(change.bucket).unwrap_or(bucket);
-            Change {
-                old: live(&change.old, seen_in, before.now()),
-                new: live(&change.new, bucket, after.now()),
-                ..change.clone()
-            }
-        })
-        .filter(|change| change.old.is_some() || change.new.is_some())
-        .collect();
-    let changed: HashSet<_> = changes.iter().map(|change| (change.bucket, change.row)).collect();
-    for (_, bucket) in after.buckets() {
-        for row in bucket.rows_ended_between(before.now(), after.now()) {
-            let old = bucket.row(row).filter(|_| !changed.contains(&(bucket.id(), row))).cloned();
-            visible.extend(old.map(|old| Change {
-                bucket: bucket.id(),
-                row,
-                old: Some(old),
-                new: None,
-            }));
-        }
-    }
-    Cow::Owned(visible)
 }
 
 impl Building {

@@ -8,7 +8,9 @@ use noex_server::protocol::ErrorCode;
 use noex_server::server::{Config, NoexServer};
 use noex_server::store::query::{Filter, QueryDefinition};
 use noex_server::store::state::OnDelete;
-use noex_server::store::{BucketDefinition, EndReason, EventKind, Events, FieldSpec, Heard, Store, StoreError, Transaction, WatchError};
+use noex_server::store::{
+    BucketDefinition, EndReason, EventKind, Events, FieldSpec, Heard, MaintenanceStats, Store, StoreError, Transaction, WatchError,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -368,6 +370,7 @@ async fn what_one_command_may_cost_is_limited() {
             rows_read: 1_000,
             bytes: 10_000,
             record_bytes: 2_000,
+            ..Default::default()
         },
         ..Default::default()
     };
@@ -396,4 +399,121 @@ async fn what_one_command_may_cost_is_limited() {
     let reading = (0..2).fold(Transaction::new(), |transaction, _| transaction.select("t", Filter::everything()));
     assert_eq!(refused(store.transact(reading).await.map(|_| 0)), ErrorCode::Backpressure);
     assert_eq!(bucket.count(&text).unwrap(), 0, "nothing of what was refused is there");
+}
+
+async fn served(store: &Store, name: &str) -> NoexServer {
+    let config = Config {
+        port: 0,
+        name: name.to_owned(),
+        ..Config::default()
+    };
+    NoexServer::start_with(config, store.clone()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_server_tells_its_program_who_is_connected_and_how_it_is_doing() {
+    let store = store_with_tasks().await;
+    let server = served(&store, "desk").await;
+    assert!(server.is_running());
+    assert!(server.connections().is_empty());
+    let (mut first, mut second) = (
+        TestClient::connect(server.local_addr().port()).await,
+        TestClient::connect(server.local_addr().port()).await,
+    );
+    first.result("store.subscribe", json!({ "query": "open" })).await;
+    first.result("store.subscribe", json!({ "query": "open" })).await;
+    assert_eq!(
+        first.call("store.get", json!({ "bucket": "nowhere", "key": "a" })).await["code"],
+        "BUCKET_NOT_DEFINED"
+    );
+    second.result("store.insert", json!({ "bucket": "tasks", "data": task("a") })).await;
+    first.expect_push().await;
+    first.expect_push().await;
+    // A round of work is seen once it is over: one more request, and everything before it is.
+    first.result("store.buckets", json!({})).await;
+    second.result("store.buckets", json!({})).await;
+
+    let listed = server.connections();
+    assert_eq!(listed.iter().map(|it| it.store_subscription_count).collect::<Vec<_>>(), [2, 0]);
+    assert!(listed[0].connection_id < listed[1].connection_id);
+    assert!(
+        listed
+            .iter()
+            .all(|it| it.remote_address.is_loopback() && it.bytes_in > 0 && it.bytes_out > 0)
+    );
+    let stats = server.stats();
+    assert_eq!((stats.port, stats.host.as_str()), (server.local_addr().port(), "127.0.0.1"));
+    assert!(u128::from(stats.uptime_ms) <= server.uptime().as_millis());
+    let service = &stats.service;
+    assert_eq!(
+        (
+            service.name.as_str(),
+            service.connection_count,
+            service.connections.total_store_subscriptions
+        ),
+        ("desk", 2, 2)
+    );
+    assert_eq!(
+        (service.pushes.sent, service.store.views.live, service.store.views.offered),
+        (2, 1, 2)
+    );
+    assert_eq!(service.errors.iter().collect::<Vec<_>>(), [(&"BUCKET_NOT_DEFINED", &1)]);
+    assert_eq!((service.latency.write.count, service.traffic.errors), (1, 1));
+    assert!(service.latency.read.count >= 4 && service.latency.read.max_us >= service.latency.read.p50_us);
+
+    server.stop_now().await;
+    assert!(!server.is_running());
+    assert!(server.connections().is_empty());
+    let closed = server.stats().service;
+    assert_eq!(closed.closes.iter().collect::<Vec<_>>(), [(&1001, &2)]);
+    assert_eq!((closed.connections.active, closed.connections.total_store_subscriptions), (0, 0));
+    assert_eq!((closed.queues.requests_in_flight, closed.queues.unsent_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn live_views_are_counted_by_how_they_follow_changes() {
+    let store = store_with_tasks().await;
+    let count = json!({ "bucket": "tasks", "aggregate": { "function": "count" } });
+    let groups = json!({ "bucket": "tasks", "aggregate": { "function": "count", "groupBy": "open" } });
+    for (name, config) in [("count", &count), ("groups", &groups)] {
+        store
+            .define_query(name, QueryDefinition::from_value(config).unwrap())
+            .await
+            .unwrap();
+    }
+    store
+        .define_closure("first", |context, _| Ok(json!(context.bucket("tasks")?.all().len())))
+        .await
+        .unwrap();
+    let mut live = Vec::new();
+    for name in ["open", "open", "count", "groups", "first"] {
+        live.push(store.watch(name, Value::Null).await.unwrap());
+    }
+    let each = MaintenanceStats {
+        by_row: 1,
+        by_value: 1,
+        by_group: 1,
+        anew: 1,
+    };
+    let counted = || (store.stats().views.live, store.stats().views.maintenance);
+    assert_eq!(counted(), (4, each));
+    // Followed and evaluated anew, they stay what they are.
+    store.bucket("tasks").insert(&task("a")).await.unwrap();
+    store.bucket("tasks").clear().await.unwrap();
+    store.purge_expired().await.unwrap();
+    assert_eq!(counted(), (4, each));
+    store.undefine_query("count").await.unwrap();
+    live.clear();
+    // What ends a watch is handled before what comes after it.
+    let _last = store.watch("groups", Value::Null).await.unwrap();
+    assert_eq!(
+        counted(),
+        (
+            1,
+            MaintenanceStats {
+                by_group: 1,
+                ..MaintenanceStats::default()
+            }
+        )
+    );
 }

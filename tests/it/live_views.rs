@@ -1,26 +1,55 @@
 //! Live views against fresh evaluations: after every commit group each view holds what the query would give now,
-//! and a result is pushed only when it is another one.
+//! and a result is pushed only when it is another one. Deltas make any result of any other one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use noex_server::protocol::SubscriptionId;
 use noex_server::store::query::{Filter, QueryDefinition};
-use noex_server::store::{BucketDefinition, Operation, Sink, Store, StoreError, Update};
+use noex_server::store::{BucketDefinition, Operation, Sink, Store, StoreError, Update, ViewResult};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// Keeps everything that was pushed.
 #[derive(Default)]
-struct Recorder(Mutex<HashMap<SubscriptionId, Vec<Option<Value>>>>);
+struct Recorder(Mutex<HashMap<SubscriptionId, Vec<Arc<ViewResult>>>>);
 
 impl Sink for Recorder {
     fn push(&self, id: SubscriptionId, update: Update) {
         if let Update::Result(result) = update {
-            let value = result.data().map(|json| serde_json::from_slice(&json).unwrap());
-            self.0.lock().unwrap().entry(id).or_default().push(value);
+            self.0.lock().unwrap().entry(id).or_default().push(result);
         }
     }
+}
+
+fn value_of(result: &ViewResult) -> Option<Value> {
+    result.data().map(|json| serde_json::from_slice(&json).unwrap())
+}
+
+/// What a client makes of an older result and a delta.
+fn applied(older: Option<&Value>, delta: &Value) -> Option<Value> {
+    let Some(upserted) = delta.get("upserted").and_then(Value::as_array) else {
+        return delta.get("value").cloned();
+    };
+    let mut list = older?.as_array()?.clone();
+    let removed = delta["removed"].as_array()?;
+    list.retain(|record| !removed.contains(&record["id"]) && upserted.iter().all(|pair| pair[1]["id"] != record["id"]));
+    for pair in upserted {
+        list.insert(usize::try_from(pair[0].as_u64()?).ok()?, pair[1].clone());
+    }
+    Some(Value::Array(list))
+}
+
+/// Deltas lead from any version to any other.
+fn check_deltas(name: &str, results: &[Arc<ViewResult>]) -> Result<(), TestCaseError> {
+    let values: Vec<_> = results.iter().map(|result| value_of(result)).collect();
+    for (older, from) in results.iter().zip(&values) {
+        for (newer, to) in results.iter().zip(&values) {
+            let delta = serde_json::from_slice(&newer.delta_from(older)).unwrap();
+            prop_assert_eq!(&applied(from.as_ref(), &delta), to, "query {} from {:?} by {}", name, from, delta);
+        }
+    }
+    Ok(())
 }
 
 /// Queries of every kind that views are kept by.
@@ -180,8 +209,7 @@ async fn check(groups: Vec<Vec<Operation>>) -> Result<(), TestCaseError> {
     for (name, _, params) in queries().into_iter().chain([closure]) {
         let id = SubscriptionId::next();
         let subscribed = store.subscribe(name, &params, id, Arc::<Recorder>::clone(&sink)).await.unwrap();
-        let first = subscribed.result.data().map(|json| serde_json::from_slice::<Value>(&json).unwrap());
-        sink.0.lock().unwrap().insert(id, vec![first]);
+        sink.0.lock().unwrap().insert(id, vec![subscribed.result]);
         watched.push((name, params, id, subscribed.subscription));
     }
     for group in groups {
@@ -193,7 +221,7 @@ async fn check(groups: Vec<Vec<Operation>>) -> Result<(), TestCaseError> {
         store.purge_expired().await.unwrap();
         for (name, params, id, _) in &watched {
             let fresh = store.run_query(name, params).unwrap();
-            let pushed = sink.0.lock().unwrap()[id].clone();
+            let pushed: Vec<_> = sink.0.lock().unwrap()[id].iter().map(|result| value_of(result)).collect();
             prop_assert_eq!(pushed.last().unwrap(), &fresh, "query {} after {:?}", name, group);
             for pair in pushed.windows(2) {
                 prop_assert_ne!(&pair[0], &pair[1], "query {} pushed an equal result after {:?}", name, group);
@@ -201,6 +229,9 @@ async fn check(groups: Vec<Vec<Operation>>) -> Result<(), TestCaseError> {
         }
     }
     store.close().await.unwrap();
+    for (name, _, id, _) in &watched {
+        check_deltas(name, &sink.0.lock().unwrap()[id])?;
+    }
     Ok(())
 }
 

@@ -14,5 +14,6 @@ mod live_queries;
 mod live_views;
 mod model;
 mod readme;
+mod shutdown;
 mod tidy;
 mod vectors;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use noex_server::protocol::{Datum, Record};
 use noex_server::store::query::{Filter, Reader};
 use noex_server::store::state::{Effects, State, apply};
-use noex_server::store::{Action, BucketDefinition, Command, Operation, Step};
+use noex_server::store::{Action, BucketDefinition, Command, Operation, Outcome, RequestKey, Step, StoreError};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -513,6 +514,55 @@ proptest! {
         }
         prop_assert_eq!(one.seq(), other.seq());
         prop_assert_eq!(everything(&one), everything(&other));
+    }
+
+    /// Commands come with keys of their own, and some come again later: what a repeat is answered, and what is there
+    /// after all, is as if it had never come. After the window it is carried out anew, as if it had another key.
+    #[test]
+    fn repeats_within_the_window_are_as_if_they_had_never_come(
+        doings in prop::collection::vec((doing(), any::<bool>(), prop::option::of(0..40_usize)), 1..40), window in 1..200_u64,
+    ) {
+        let (mut state, mut plain) = (empty_state(), empty_state());
+        let mut now = 1_000;
+        let mut sent: Vec<(Operation, String, u64, Result<Outcome, StoreError>)> = Vec::new();
+        for (at, (doing, keyed, repeated)) in doings.iter().enumerate() {
+            if let Doing::Wait(ms) = doing {
+                now += ms;
+            }
+            let command = |operation: Operation| {
+                let mut command = Command::new(now, [u8::try_from(at).unwrap(); 32], operation);
+                command.limits.requests.window = Duration::from_millis(window);
+                command
+            };
+            let mut both = |command: &Command, other: &Command| {
+                (apply(&mut state, command, &mut Effects::default()), apply(&mut plain, other, &mut Effects::default()))
+            };
+            let expire = command(Operation::Expire);
+            let (one, other) = both(&expire, &expire);
+            prop_assert_eq!(one, other);
+            let without_key = command(doing.operation());
+            let name = format!("request {at}");
+            let with_key = if *keyed { without_key.clone().once(RequestKey::new(&*name, at as u64).unwrap()) } else { without_key.clone() };
+            let (answer, expected) = both(&with_key, &without_key);
+            prop_assert_eq!(&answer, &expected, "step {}: {:?}", at, doing);
+            if *keyed {
+                sent.push((doing.operation(), name, now, answer));
+            }
+            let Some((operation, name, time, first)) = repeated.and_then(|which| sent.get_mut(which)) else { continue };
+            let fingerprint = name.rsplit(' ').next().unwrap().parse().unwrap();
+            let repeat = command(operation.clone()).once(RequestKey::new(&**name, fingerprint).unwrap());
+            if *time + window > now {
+                let answer = apply(&mut state, &repeat, &mut Effects::default());
+                let told = |answer: &Result<Outcome, StoreError>| answer.clone().map_err(|error| (error.code(), error.to_string(), error.details()));
+                prop_assert_eq!(told(&answer), told(first), "step {}: the repeat of {:?}", at, operation);
+            } else {
+                let (answer, expected) = both(&repeat, &command(operation.clone()));
+                prop_assert_eq!(&answer, &expected, "step {}: {:?} after the window", at, operation);
+                (*time, *first) = (now, answer);
+            }
+            prop_assert_eq!(everything(&state), everything(&plain));
+        }
+        prop_assert_eq!(everything(&state), everything(&plain));
     }
 
     #[test]

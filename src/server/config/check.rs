@@ -7,12 +7,16 @@ use super::Config;
 use super::fault::{Fault, Place};
 use super::forms::Form;
 use super::keys::{Draft, KEYS, Kind};
-use crate::protocol::{BucketName, Issue, QueryName};
+use super::names::nearest;
+use crate::protocol::{BucketName, Issue, Operation, QueryName};
 use crate::store::query::QueryDefinition;
 use crate::store::state::BucketDefinition;
 
 /// The longest part of a value that a message shows, in characters.
 const SHOWN_MAX: usize = 60;
+
+/// The most that a request may count for, whatever the quota.
+const WEIGHT_MAX: usize = 1_000_000;
 
 /// What is wrong with a value or a part of it.
 pub(super) struct Refusal {
@@ -44,7 +48,7 @@ impl Kind {
             Self::Fraction { .. } => text.trim().parse::<f64>().map_or_else(|_| json!(text), |number| json!(number)),
             Self::Switch { .. } => text.trim().parse::<bool>().map_or_else(|_| json!(text), |yes| json!(yes)),
             Self::Texts { .. } => text.split(',').map(str::trim).collect(),
-            Self::Text { .. } | Self::Choice { .. } | Self::Buckets | Self::Queries => json!(text),
+            Self::Text { .. } | Self::Choice { .. } | Self::Weights | Self::Buckets | Self::Queries => json!(text),
         }
     }
 
@@ -60,6 +64,7 @@ impl Kind {
             Self::Text { form, set, .. } => set(draft, checked_text(value, form)?),
             Self::Texts { form, set, .. } => set(draft, checked_texts(value, form)?),
             Self::Choice { words, set } => set(draft, checked_word(value, words)?),
+            Self::Weights => draft.rate_limit().weights = checked_weights(value)?,
             Self::Buckets => draft.config.buckets = checked_definitions(value, "buckets", check_bucket)?,
             Self::Queries => draft.config.queries = checked_definitions(value, "queries", check_query)?,
         }
@@ -77,6 +82,9 @@ impl Kind {
             Self::Texts { form, get, .. } => get(config).map_or(Ok(()), |texts| checked_texts(&json!(texts), form).map(drop)),
             // Their types hold nothing that could be wrong.
             Self::Switch { .. } | Self::Choice { .. } => Ok(()),
+            Self::Weights => {
+                all_of(weights_of(config).flat_map(|(operation, weight)| check_weight(operation.name(), &json!(weight)).err()))
+            }
             Self::Buckets => all_of(
                 config
                     .buckets
@@ -100,7 +108,27 @@ pub(super) fn faults_of(config: &Config) -> Vec<Fault> {
         let refusals = key.kind.refusals(config).into_iter();
         refusals.map(|refusal| Fault::new(Place::Program(key.name.to_owned()).part(&refusal.part), refusal.message))
     };
-    KEYS.iter().flat_map(faults_of_key).collect()
+    let together = disagreements(config);
+    let together = together.into_iter().map(|(key, message)| Fault::new(Place::Program(key), message));
+    KEYS.iter().flat_map(faults_of_key).chain(together).collect()
+}
+
+/// What is wrong between the values of several keys, each with the key to change.
+pub(super) fn disagreements(config: &Config) -> Vec<(String, String)> {
+    let Some(limit) = &config.rate_limit else { return Vec::new() };
+    let max = limit.max_requests;
+    let beyond = weights_of(config).filter(|(_, weight)| *weight > max && *weight <= WEIGHT_MAX);
+    beyond
+        .map(|(operation, weight)| {
+            let message = format!("expected at most {max}, which is \"rateLimit.maxRequests\", found {weight}: it would never be allowed");
+            (format!("rateLimit.weights.{operation}"), message)
+        })
+        .collect()
+}
+
+fn weights_of(config: &Config) -> impl Iterator<Item = (Operation, usize)> {
+    let weights = config.rate_limit.iter().flat_map(|limit| &limit.weights);
+    weights.map(|(operation, weight)| (*operation, *weight))
 }
 
 /// What was found, for people.
@@ -193,6 +221,39 @@ where
         .iter()
         .filter_map(|(name, definition)| Some((N::from(name), definition.as_object()?.clone())))
         .collect())
+}
+
+fn checked_weights(value: &Value) -> Result<IndexMap<Operation, usize>, Vec<Refusal>> {
+    let weights = value
+        .as_object()
+        .ok_or_else(|| vec![Refusal::expected("", "an object of whole numbers by operation", value)])?;
+    let (mut checked, mut refusals) = (IndexMap::new(), Vec::new());
+    for (name, weight) in weights {
+        match check_weight(name, weight) {
+            Ok((operation, weight)) => {
+                checked.insert(operation, weight);
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    if refusals.is_empty() { Ok(checked) } else { Err(refusals) }
+}
+
+fn check_weight(name: &str, weight: &Value) -> Result<(Operation, usize), Refusal> {
+    let part = format!(".{name}");
+    let Some(operation) = Operation::parse(name) else {
+        let meant = nearest(name, Operation::ALL.iter().map(|operation| operation.name()));
+        let message = match meant {
+            Some(meant) => format!("unknown operation; did you mean {meant:?}?"),
+            None => "unknown operation".to_owned(),
+        };
+        return Err(Refusal { part, message });
+    };
+    let whole = weight.as_u64().and_then(|weight| usize::try_from(weight).ok());
+    match whole.filter(|weight| (1..=WEIGHT_MAX).contains(weight)) {
+        Some(weight) => Ok((operation, weight)),
+        None => Err(Refusal::expected(part, &format!("a whole number from 1 to {WEIGHT_MAX}"), weight)),
+    }
 }
 
 fn check_bucket(name: &str, definition: &Map<String, Value>) -> Vec<Refusal> {

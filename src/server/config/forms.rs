@@ -1,5 +1,7 @@
 //! Forms of texts in the configuration.
 
+use crate::server::admission::Network;
+
 /// A form of texts.
 pub(super) struct Form {
     /// What is expected, for people.
@@ -46,6 +48,11 @@ pub(super) static ORIGIN: Form = Form {
                 .split_once("://")
                 .is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
     },
+};
+
+pub(super) static NETWORK: Form = Form {
+    name: "an address or a network, such as \"10.0.0.7\" or \"10.1.0.0/16\"",
+    fits: |text| text.parse::<Network>().is_ok(),
 };
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::forms::{DIRECTORY, Form, HOST, NAME, ORIGIN, PATH};
-use super::{Config, LogConfig, LogFormat, LogLevel, Storage, SyncPolicy};
+use super::forms::{DIRECTORY, Form, HOST, NAME, NETWORK, ORIGIN, PATH};
+use super::{Config, LogConfig, LogFormat, LogLevel, RateLimitConfig, Storage, SyncPolicy};
+use crate::protocol::MAX_DEPTH;
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -17,7 +18,7 @@ pub(super) struct Key {
 impl Key {
     /// Whether it has an environment variable: the single values at the top of the file have.
     pub(super) fn has_variable(&self) -> bool {
-        !self.name.contains('.') && !matches!(self.kind, Kind::Buckets | Kind::Queries)
+        !self.name.contains('.') && !matches!(self.kind, Kind::Buckets | Kind::Queries | Kind::Weights)
     }
 }
 
@@ -52,6 +53,8 @@ pub(super) enum Kind {
         words: &'static [&'static str],
         set: fn(&mut Draft, &str),
     },
+    /// Whole numbers by the names of operations.
+    Weights,
     /// Definitions of buckets by name.
     Buckets,
     /// Definitions of queries by name.
@@ -104,7 +107,27 @@ macro_rules! text {
     };
 }
 
+/// A number of the rate limits: it has a place only where they are on, and setting it turns them on.
+macro_rules! rate {
+    ($name:literal, $of:literal, $min:literal..=$max:expr, |$limit:ident| $get:expr, |$draft:ident, $number:ident| $set:expr) => {
+        Key {
+            name: $name,
+            kind: Kind::Whole {
+                of: $of,
+                min: $min,
+                max: $max,
+                get: |config| config.rate_limit.as_ref().and_then(|$limit| $get).map(|number| number as u64),
+                set: |draft, number| {
+                    let ($draft, $number) = (draft.rate_limit(), size_of(number));
+                    $set;
+                },
+            },
+        }
+    };
+}
+
 const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 /// 4 GiB, and 49 days: more means "never" or "whatever it takes", and still fits a size on every machine.
 const U32_MAX: u64 = u32::MAX as u64;
 
@@ -163,6 +186,7 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, origins| draft.config.allowed_origins = Some(origins),
         },
     },
+    time!("idempotencyWindowMs", 10..=U32_MAX, store_limits.command.requests.window),
     size!("maxConnections", "", 1..=10_000_000, max_connections),
     Key {
         name: "maxConnectionsPerIp",
@@ -172,6 +196,14 @@ pub(super) static KEYS: &[Key] = &[
             max: 10_000_000,
             get: |config| config.max_connections_per_ip.map(|number| number as u64),
             set: |draft, number| draft.config.max_connections_per_ip = Some(size_of(number)),
+        },
+    },
+    Key {
+        name: "trustedProxies",
+        kind: Kind::Texts {
+            form: &NETWORK,
+            get: |config| Some(&config.trusted_proxies),
+            set: |draft, networks| draft.config.trusted_proxies = networks,
         },
     },
     Key {
@@ -239,6 +271,74 @@ pub(super) static KEYS: &[Key] = &[
         connection_limits.handshake_timeout
     ),
     size!(
+        "connectionLimits.maxAcceptsPerSecond",
+        "",
+        0..=1_000_000,
+        connection_limits.max_accepts_per_second
+    ),
+    size!(
+        "connectionLimits.maxJsonDepth",
+        "",
+        2..=MAX_DEPTH as u64,
+        connection_limits.max_json_depth
+    ),
+    size!(
+        "connectionLimits.maxFilterConditions",
+        "",
+        1..=10_000,
+        connection_limits.max_filter_conditions
+    ),
+    size!(
+        "connectionLimits.maxTransactionOperations",
+        "",
+        1..=10_000_000,
+        connection_limits.max_transaction_operations
+    ),
+    size!(
+        "connectionLimits.maxNameBytes",
+        "bytes",
+        1..=65_536,
+        connection_limits.max_name_bytes
+    ),
+    rate!(
+        "rateLimit.maxRequests",
+        "",
+        0..=1_000_000,
+        |limit| Some(limit.max_requests),
+        |limit, number| limit.max_requests = number
+    ),
+    Key {
+        name: "rateLimit.windowMs",
+        kind: Kind::Whole {
+            of: "milliseconds",
+            min: 10,
+            max: DAY_MS,
+            get: |config| config.rate_limit.as_ref().map(|limit| millis_of(limit.window)),
+            set: |draft, number| draft.rate_limit().window = Duration::from_millis(number),
+        },
+    },
+    rate!("rateLimit.refused", "", 0..=10_000_000, |limit| limit.refused, |limit, number| {
+        limit.refused = Some(number)
+    }),
+    rate!(
+        "rateLimit.connections",
+        "",
+        1..=1_000_000,
+        |limit| limit.connections,
+        |limit, number| limit.connections = Some(number)
+    ),
+    rate!(
+        "rateLimit.maxKeys",
+        "",
+        1..=10_000_000,
+        |limit| Some(limit.max_keys),
+        |limit, number| limit.max_keys = number
+    ),
+    Key {
+        name: "rateLimit.weights",
+        kind: Kind::Weights,
+    },
+    size!(
         "storeLimits.maxPendingCommands",
         "",
         1..=16_777_216,
@@ -264,6 +364,36 @@ pub(super) static KEYS: &[Key] = &[
         1_024..=U32_MAX,
         store_limits.command.record_bytes
     ),
+    size!(
+        "storeLimits.historyMaxChanges",
+        "",
+        0..=10_000_000,
+        store_limits.history.max_changes
+    ),
+    size!(
+        "storeLimits.historyMaxBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_bytes
+    ),
+    size!(
+        "storeLimits.historyMaxTotalBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.history.max_total_bytes
+    ),
+    size!(
+        "storeLimits.maxRequestKeys",
+        "",
+        1..=100_000_000,
+        store_limits.command.requests.keys
+    ),
+    size!(
+        "storeLimits.maxRequestKeyBytes",
+        "bytes",
+        1_024..=U32_MAX,
+        store_limits.command.requests.bytes
+    ),
     time!("storeLimits.ttlCheckIntervalMs", 10..=HOUR_MS, store_limits.ttl_check_interval),
     time!("shutdown.gracePeriodMs", 0..=HOUR_MS, shutdown.grace_period),
     Key {
@@ -277,18 +407,7 @@ pub(super) static KEYS: &[Key] = &[
 ];
 
 /// Keys of capabilities that this version does not have.
-pub(super) const LATER: &[&str] = &[
-    "auth",
-    "rules",
-    "audit",
-    "procedures",
-    "rateLimit",
-    "tls",
-    "trustedProxies",
-    "adminPort",
-    "revocation",
-    "idempotencyWindowMs",
-];
+pub(super) const LATER: &[&str] = &["auth", "rules", "audit", "procedures", "tls", "adminPort", "revocation"];
 
 /// Keys of other servers of the protocol, with what to use here.
 pub(super) const REPLACED: &[(&str, &str)] = &[
@@ -316,6 +435,18 @@ enum Durability {
 }
 
 impl Draft {
+    /// The rate limits, which are on from now.
+    pub(super) fn rate_limit(&mut self) -> &mut RateLimitConfig {
+        self.config.rate_limit.get_or_insert_default()
+    }
+
+    /// Takes note of an object of the file, which may be empty: the mere presence of some says something.
+    pub(super) fn begin_section(&mut self, section: &str) {
+        if section == "rateLimit" {
+            self.rate_limit();
+        }
+    }
+
     /// The whole configuration.
     pub(super) fn finish(self) -> (Config, LogConfig) {
         let dir = self.data_dir.unwrap_or_else(|| Config::DEFAULT_DATA_DIR.into());

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 pub use fault::{ConfigError, Fault, Place};
 pub use raw::{Resolved, Sources};
 
-use crate::protocol::{BucketName, QueryName};
+use crate::protocol::{BucketName, MAX_DEPTH, Operation, QueryName};
 pub use crate::store::StoreLimits;
 
 /// What the server runs with.
@@ -57,6 +57,11 @@ pub struct Config {
     pub max_connections: usize,
     /// The most connections of one address, 1 to 10,000,000; beyond it they are closed with 4003. Default `None`: no limit.
     pub max_connections_per_ip: Option<usize>,
+    /// The addresses and networks of proxies whose `X-Forwarded-For` is believed, such as `10.0.0.7` and `10.1.0.0/16`.
+    /// Default none: clients are known by the addresses of their sockets.
+    pub trusted_proxies: Vec<String>,
+    /// How often clients may ask for something. Default `None`: as often as they like.
+    pub rate_limit: Option<RateLimitConfig>,
     /// When silent clients are given up.
     pub heartbeat: HeartbeatConfig,
     /// How much may wait for a client that reads slowly.
@@ -117,6 +122,25 @@ pub struct BackpressureConfig {
     pub high_water_mark: f64,
 }
 
+/// How often clients may ask for something. Every quota may be used up at once, and refills evenly over the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitConfig {
+    /// The most requests of one client, 0 (none at all) to 1,000,000. Default 200.
+    pub max_requests: usize,
+    /// The time in which an empty quota is full again, 10 ms to 24 h. Default 60 s.
+    pub window: Duration,
+    /// The most messages of one address that are refused for their form, 0 to 10,000,000; beyond it connections are
+    /// closed with 1008. Default `None`: ten times `max_requests`, and ten at least.
+    pub refused: Option<usize>,
+    /// The most new connections of one address, 1 to 1,000,000; beyond it upgrades get HTTP 429. Default `None`: no limit.
+    pub connections: Option<usize>,
+    /// What a request of an operation counts for, 1 to `max_requests`. Default 1 for all that are not named.
+    pub weights: IndexMap<Operation, usize>,
+    /// The most clients that are kept apart, 1 to 10,000,000; those who come when all are in use share their quotas.
+    /// Default 100,000.
+    pub max_keys: usize,
+}
+
 /// What one connection, and all of them together, may take up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -132,6 +156,16 @@ pub struct ConnectionLimits {
     pub max_result_bytes: usize,
     /// How long a client may take to complete its upgrade request, 10 ms to 1 h. Default 10 s.
     pub handshake_timeout: Duration,
+    /// The most sockets accepted in a second, 0 (no limit) to 1,000,000; others wait in the system's queue. Default 5,000.
+    pub max_accepts_per_second: usize,
+    /// How deep a message may be nested, 2 to 100. Default 100.
+    pub max_json_depth: usize,
+    /// The most conditions of one filter, nested ones and elements of lists included, 1 to 10,000. Default 1,000.
+    pub max_filter_conditions: usize,
+    /// The most operations of one transaction, 1 to 10,000,000. Default 10,000.
+    pub max_transaction_operations: usize,
+    /// The longest name of a bucket or a query that clients may define, in bytes, 1 to 65,536. Default 512.
+    pub max_name_bytes: usize,
 }
 
 /// How the server stops.
@@ -217,6 +251,8 @@ impl Default for Config {
             allowed_origins: None,
             max_connections: 100_000,
             max_connections_per_ip: None,
+            trusted_proxies: Vec::new(),
+            rate_limit: None,
             heartbeat: HeartbeatConfig::default(),
             backpressure: BackpressureConfig::default(),
             connection_limits: ConnectionLimits::default(),
@@ -256,6 +292,19 @@ impl Default for BackpressureConfig {
     }
 }
 
+impl Default for RateLimitConfig {
+    fn default() -> Self {
+        Self {
+            max_requests: 200,
+            window: Duration::from_secs(60),
+            refused: None,
+            connections: None,
+            weights: IndexMap::new(),
+            max_keys: 100_000,
+        }
+    }
+}
+
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
@@ -265,6 +314,11 @@ impl Default for ConnectionLimits {
             max_bulk_records: 10_000,
             max_result_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
+            max_accepts_per_second: 5_000,
+            max_json_depth: MAX_DEPTH,
+            max_filter_conditions: 1_000,
+            max_transaction_operations: 10_000,
+            max_name_bytes: 512,
         }
     }
 }

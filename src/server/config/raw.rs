@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::check::shown;
+use super::check::{disagreements, shown};
 use super::fault::{ConfigError, Fault, Place};
 use super::keys::{Draft, KEYS, Key, LATER, REPLACED};
 use super::names::{VARIABLE_PREFIX, nearest, variable_of};
@@ -134,6 +134,7 @@ impl Sources {
         resolution.draft.config.apply = self.apply;
         resolution.faults.extend(self.file_faults);
         if let Some((file, members)) = &self.file {
+            resolution.file = Some(file.clone());
             resolution.take_members(file, "", members);
         }
         for (name, text) in &self.variables {
@@ -150,6 +151,8 @@ impl Sources {
 /// A configuration half put together.
 #[derive(Default)]
 struct Resolution {
+    /// The file, for faults that show only when all is put together.
+    file: Option<PathBuf>,
     draft: Draft,
     faults: Vec<Fault>,
     warnings: Vec<String>,
@@ -175,6 +178,7 @@ impl Resolution {
             } else if !is_section(&path) {
                 self.faults.push(Fault::new(place, unknown_key(&path)));
             } else if let Value::Object(inner) = value {
+                self.draft.begin_section(&path);
                 self.take_members(file, &path, inner);
             } else {
                 self.faults
@@ -234,13 +238,24 @@ impl Resolution {
     }
 
     fn finish(mut self) -> Result<Resolved, ConfigError> {
-        ConfigError::unless_empty(self.faults)?;
         let (config, log) = self.draft.finish();
+        self.faults.extend(disagreements(&config).into_iter().map(|(key, message)| {
+            let place = match &self.file {
+                Some(file) => Place::File { file: file.clone(), key },
+                None => Place::Program(key),
+            };
+            Fault::new(place, message)
+        }));
+        ConfigError::unless_empty(self.faults)?;
         if config.listens_openly() {
             let host = &config.host;
             self.warnings.push(format!(
                 "listening on {host} without authentication: whoever can reach it can read and change everything"
             ));
+            if config.rate_limit.is_none() {
+                let warning = "rate limiting is disabled. Consider enabling it for production use.";
+                self.warnings.push(warning.to_owned());
+            }
         }
         Ok(Resolved {
             config,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::keys::KEYS;
 use super::names::variable_of;
 use super::*;
+use crate::protocol::Operation;
 
 fn file(value: &Value) -> Sources {
     Sources::new().file_text(Path::new("noex.json"), &value.to_string())
@@ -47,8 +48,10 @@ fn samples() -> Vec<(&'static str, &'static str, Value)> {
         ("maxPayloadBytes", "4096", json!(4096)),
         ("exposeErrorDetails", "false", json!(false)),
         ("allowedOrigins", "https://a.example, null", json!(["https://a.example", "null"])),
+        ("idempotencyWindowMs", "90000", json!(90_000)),
         ("maxConnections", "12", json!(12)),
         ("maxConnectionsPerIp", "3", json!(3)),
+        ("trustedProxies", "10.0.0.0/8, ::1", json!(["10.0.0.0/8", "::1"])),
         ("logFormat", "json", json!("json")),
         ("logLevel", "debug", json!("debug")),
     ]
@@ -132,7 +135,8 @@ fn variables_are_named_as_the_contract_says() {
         .map(|key| variable_of(key.name))
         .collect();
     let expected = "NOEX_PORT NOEX_HOST NOEX_PATH NOEX_NAME NOEX_DATA_DIR NOEX_DURABILITY NOEX_DURABILITY_INTERVAL_MS NOEX_MAX_PAYLOAD_BYTES \
-                    NOEX_EXPOSE_ERROR_DETAILS NOEX_ALLOWED_ORIGINS NOEX_MAX_CONNECTIONS NOEX_MAX_CONNECTIONS_PER_IP NOEX_LOG_FORMAT NOEX_LOG_LEVEL";
+                    NOEX_EXPOSE_ERROR_DETAILS NOEX_ALLOWED_ORIGINS NOEX_IDEMPOTENCY_WINDOW_MS NOEX_MAX_CONNECTIONS NOEX_MAX_CONNECTIONS_PER_IP NOEX_TRUSTED_PROXIES \
+                    NOEX_LOG_FORMAT NOEX_LOG_LEVEL";
     assert_eq!(named.join(" "), expected);
 }
 
@@ -379,12 +383,14 @@ fn listening_openly_is_warned_about() {
         ("127.8.8.8", 0),
         ("::1", 0),
         ("localhost", 0),
-        ("0.0.0.0", 1),
-        ("::", 1),
-        ("db.internal", 1),
+        ("0.0.0.0", 2),
+        ("::", 2),
+        ("db.internal", 2),
     ] {
         assert_eq!(warnings(host), count, "{host}");
     }
+    let limited = file(&json!({ "host": "0.0.0.0", "rateLimit": {} })).resolve().unwrap();
+    assert_eq!(limited.warnings.len(), 1, "{:?}", limited.warnings);
 }
 
 #[test]
@@ -441,5 +447,79 @@ fn a_program_may_not_go_beyond_the_bounds_either() {
             "allowedOrigins[1]",
             "backpressure.highWaterMark"
         ]
+    );
+}
+
+#[test]
+fn rate_limits_are_off_until_their_object_is_there_and_then_complete() {
+    let limit = |value: Value| file(&value).resolve().unwrap().config.rate_limit;
+    assert_eq!(limit(json!({})), None);
+    assert_eq!(limit(json!({ "rateLimit": {} })), Some(RateLimitConfig::default()));
+    let partial = limit(json!({ "rateLimit": { "refused": 0, "weights": { "store.transaction": 5 } } })).unwrap();
+    assert_eq!((partial.max_requests, partial.window), (200, Duration::from_secs(60)));
+    assert_eq!(partial.refused, Some(0));
+    assert_eq!(partial.weights.get(&Operation::StoreTransaction), Some(&5));
+}
+
+#[test]
+fn weights_name_operations_and_fit_into_the_quota() {
+    let check = |limit: Value, said: &str| assert_eq!(only_fault(file(&json!({ "rateLimit": limit }))), said);
+    check(
+        json!({ "weights": { "store.transactoin": 5 } }),
+        "noex.json: rateLimit.weights.store.transactoin: unknown operation; did you mean \"store.transaction\"?",
+    );
+    check(
+        json!({ "weights": { "brew": 5 } }),
+        "noex.json: rateLimit.weights.brew: unknown operation",
+    );
+    for weight in [json!(0), json!(-1), json!(1.5), json!("5"), json!(1_000_001), json!(null)] {
+        let fault = only_fault(file(&json!({ "rateLimit": { "weights": { "store.all": weight } } })));
+        assert!(
+            fault.starts_with("noex.json: rateLimit.weights.store.all: expected a whole number from 1 to 1000000"),
+            "{fault}"
+        );
+    }
+    check(
+        json!({ "weights": { "store.all": 11 }, "maxRequests": 10 }),
+        "noex.json: rateLimit.weights.store.all: expected at most 10, which is \"rateLimit.maxRequests\", found 11: it would never be allowed",
+    );
+    check(
+        json!({ "weights": 7 }),
+        "noex.json: rateLimit.weights: expected an object of whole numbers by operation, found 7",
+    );
+    assert!(
+        file(&json!({ "rateLimit": { "weights": { "store.all": 10 }, "maxRequests": 10 } }))
+            .resolve()
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_program_is_held_to_the_same_rate_limits() {
+    let limit = |max_requests, weight| Config {
+        rate_limit: Some(RateLimitConfig {
+            max_requests,
+            weights: [(Operation::StoreAll, weight)].into_iter().collect(),
+            ..RateLimitConfig::default()
+        }),
+        ..Config::default()
+    };
+    assert_eq!(limit(10, 10).check(), Ok(()));
+    for (max_requests, weight, place) in [
+        (10, 11, "rateLimit.weights.store.all"),
+        (10, 0, "rateLimit.weights.store.all"),
+        (1_000_001, 1, "rateLimit.maxRequests"),
+    ] {
+        let error = limit(max_requests, weight).check().unwrap_err();
+        assert_eq!(error.faults().len(), 1, "{error}");
+        assert_eq!(error.faults()[0].place.to_string(), place);
+    }
+}
+
+#[test]
+fn trusted_proxies_are_addresses_or_networks() {
+    assert_eq!(
+        only_fault(file(&json!({ "trustedProxies": ["10.0.0.0/8", "proxy.internal"] }))),
+        "noex.json: trustedProxies[1]: expected an address or a network, such as \"10.0.0.7\" or \"10.1.0.0/16\", found the text \"proxy.internal\""
     );
 }

@@ -20,6 +20,8 @@ use super::phase::{Event, Phase};
 use super::socket::{Incoming, LINGER, Socket};
 use super::{Limits, Reply, Service};
 use crate::protocol::{CloseCode, Envelope, Order, message};
+use crate::server::admission::Admission;
+use crate::server::statistics::{ConnectionCounters, Standing, Ticket};
 
 /// The most messages taken from one socket before others have their turn.
 const BATCH_MESSAGES: usize = 64;
@@ -30,10 +32,13 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The answer to a request, in the order of the requests.
 enum Owed<P> {
     /// Known; it waits for those before it.
-    Ready(Vec<u8>),
+    Ready(Ticket, Vec<u8>),
     /// On its way.
-    Later(P),
+    Later(Ticket, P),
 }
+
+/// A request that is being carried out alone.
+type Work<C> = Pin<Box<dyn Future<Output = C> + Send>>;
 
 /// How far a round's reading came.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,28 +57,38 @@ pub(crate) struct Driver<S, V: Service> {
     service: V,
     outbox: Arc<Outbox>,
     limits: Limits,
+    admission: Admission,
     phase: Phase,
     /// Answers owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
     /// The request that is being carried out alone. Nothing is read meanwhile.
-    alone: Option<Pin<Box<dyn Future<Output = V::Completion> + Send>>>,
+    alone: Option<(Ticket, Work<V::Completion>)>,
     /// A request that has to be carried out alone and waits for the answers to those before it.
-    kept: Option<Utf8Bytes>,
+    kept: Option<(Ticket, Utf8Bytes)>,
     /// Updates taken from the outbox that are not sent yet.
     updates: Updates,
     /// The ping whose time is up, until it is judged.
     overdue: Option<u64>,
     /// When the phase ends in any case. Only connections that are closing have such a moment, and a timer.
     deadline: Option<Pin<Box<Sleep>>>,
+    counters: ConnectionCounters,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
-    pub(super) fn new(socket: Socket<S>, service: V, outbox: Arc<Outbox>, limits: Limits) -> Self {
+    pub(super) fn new(
+        socket: Socket<S>,
+        service: V,
+        outbox: Arc<Outbox>,
+        limits: Limits,
+        admission: Admission,
+        counters: ConnectionCounters,
+    ) -> Self {
         Self {
             socket,
             service,
             outbox,
             limits,
+            admission,
             phase: Phase::Open,
             owed: VecDeque::new(),
             alone: None,
@@ -81,6 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             updates: Updates::default(),
             overdue: None,
             deadline: None,
+            counters,
         }
     }
 
@@ -93,7 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         Box::pin(self.finish()).await;
     }
 
-    async fn finish(self: Box<Self>) {
+    async fn finish(mut self: Box<Self>) {
+        self.settle();
         let Self { socket, service, .. } = *self;
         // The subscriptions need not wait for the peer.
         drop(service);
@@ -137,7 +154,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_ready_answers(cx);
         self.send_updates();
 
+        self.admission.poll_pause(cx);
         let input = self.receive(cx, batch);
+        self.admission.poll_pause(cx);
         // Polls what has just been submitted, so that the task is woken by its answer.
         self.send_ready_answers(cx);
         self.judge_overdue_pong(input);
@@ -152,10 +171,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         if matches!(self.phase, Phase::Draining(_)) && flushed && self.owed.is_empty() && self.alone.is_none() {
             self.happen(Event::Settled);
         }
+        self.settle();
         if input == Input::BatchFull {
             cx.waker().wake_by_ref();
         }
         self.phase != phase || (input == Input::Stopped && self.may_receive()) || (flushed && !self.updates.is_empty())
+    }
+
+    /// Makes the round seen in the statistics.
+    fn settle(&mut self) {
+        self.counters.coalesced(self.updates.take_coalesced());
+        self.counters.settle(Standing {
+            traffic: self.socket.traffic(),
+            unsent_bytes: self.socket.unsent(),
+            in_flight: self.owed.len() + usize::from(self.alone.is_some()) + usize::from(self.kept.is_some()),
+        });
     }
 
     fn take_from_outbox(&mut self) {
@@ -175,30 +205,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     fn send_ready_answers(&mut self, cx: &mut Context<'_>) {
         while let Some(first) = self.owed.front_mut() {
-            let answer = match first {
-                Owed::Ready(answer) => std::mem::take(answer),
-                Owed::Later(pending) => match Pin::new(pending).poll(cx) {
-                    Poll::Ready(answer) => answer,
+            let (ticket, answer) = match first {
+                Owed::Ready(ticket, answer) => (*ticket, std::mem::take(answer)),
+                Owed::Later(ticket, pending) => match Pin::new(pending).poll(cx) {
+                    Poll::Ready(answer) => (*ticket, answer),
                     Poll::Pending => return,
                 },
             };
             self.owed.pop_front();
-            self.socket.send(answer);
+            self.answer(ticket, answer);
         }
-        if let Some(alone) = &mut self.alone
+        if let Some((ticket, alone)) = &mut self.alone
             && let Poll::Ready(completion) = alone.as_mut().poll(cx)
         {
+            let ticket = *ticket;
             self.alone = None;
             let answer = self.service.complete(completion);
-            self.socket.send(answer);
+            self.answer(ticket, answer);
         }
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Vec<u8>) {
+        self.counters.answered(ticket, &answer);
+        self.socket.send(answer);
     }
 
     /// Sends updates while the client keeps up. Of what stays, only the newest state of each subscription is kept.
     fn send_updates(&mut self) {
         while self.socket.unsent() < self.limits.high_water_bytes {
             let Some((id, update)) = self.updates.pop() else { return };
+            let missed = update.missed_changes();
             if let Some(push) = self.service.message(id, update) {
+                self.counters.pushed(missed);
                 self.socket.send(push);
             }
         }
@@ -208,6 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn may_receive(&self) -> bool {
         self.phase == Phase::Open
             && self.alone.is_none()
+            && !self.admission.is_paused()
             && self.owed.len() < self.limits.requests_in_flight_max
             && (self.kept.is_none() || self.owed.is_empty())
             && !self.client_is_behind()
@@ -223,15 +262,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 return Input::BatchFull;
             };
             *batch = rest;
-            let incoming = match self.kept.take() {
-                Some(text) => Incoming::Text(text),
-                None => match self.socket.poll_receive(cx) {
-                    Poll::Ready(incoming) => incoming,
-                    Poll::Pending => return Input::Exhausted,
-                },
+            if let Some((ticket, text)) = self.kept.take() {
+                self.carry_out(ticket, text, cx);
+                continue;
+            }
+            let Poll::Ready(incoming) = self.socket.poll_receive(cx) else {
+                return Input::Exhausted;
             };
             match incoming {
-                Incoming::Text(text) => self.carry_out(text, cx),
+                Incoming::Text(text) => self.carry_out(Ticket::now(), text, cx),
                 Incoming::Control => {}
                 Incoming::Binary => self.happen(Event::Finish(CloseCode::BinaryNotSupported)),
                 Incoming::Fault(code) => self.happen(Event::Finish(code)),
@@ -242,33 +281,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         Input::Stopped
     }
 
-    fn carry_out(&mut self, text: Utf8Bytes, cx: &mut Context<'_>) {
-        let request = match Envelope::parse(&text) {
+    fn carry_out(&mut self, ticket: Ticket, text: Utf8Bytes, cx: &mut Context<'_>) {
+        let request = match Envelope::parse_within(&text, self.limits.message_depth_max) {
             Ok(Envelope::Request(request)) => request,
             Ok(Envelope::Pong { timestamp }) => return self.outbox.pong(timestamp),
-            Err(answer) => return self.owe(answer),
+            Err(answer) => return self.refuse(ticket, answer),
         };
+        let ticket = ticket.asks_for(request.operation());
         if request.order() == Order::Alone && !self.owed.is_empty() {
             self.send_ready_answers(cx);
             if !self.owed.is_empty() {
                 drop(request);
-                self.kept = Some(text);
+                self.kept = Some((ticket, text));
                 return;
             }
         }
+        if let Err(failure) = self.admission.admit(&request) {
+            return self.owe(ticket, failure.answer(request.id(), false));
+        }
         match self.service.handle(&request) {
-            Reply::Now(answer) => self.owe(answer),
-            Reply::Later(pending) => self.owed.push_back(Owed::Later(pending)),
-            Reply::Alone(future) => self.alone = Some(future),
+            Reply::Now(answer) => self.owe(ticket, answer),
+            Reply::Later(pending) => self.owed.push_back(Owed::Later(ticket, pending)),
+            Reply::Alone(future) => self.alone = Some((ticket, future)),
+        }
+    }
+
+    /// Answers a message whose form is wrong, unless there were too many of them.
+    fn refuse(&mut self, ticket: Ticket, answer: Vec<u8>) {
+        match self.admission.count_refused() {
+            Ok(()) => self.owe(ticket, answer),
+            Err(code) => self.happen(Event::Finish(code)),
         }
     }
 
     /// Sends the answer, after those that are owed already.
-    fn owe(&mut self, answer: Vec<u8>) {
+    fn owe(&mut self, ticket: Ticket, answer: Vec<u8>) {
         if self.owed.is_empty() {
-            self.socket.send(answer);
+            self.answer(ticket, answer);
         } else {
-            self.owed.push_back(Owed::Ready(answer));
+            self.owed.push_back(Owed::Ready(ticket, answer));
         }
     }
 
@@ -297,6 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 self.forget();
                 self.deadline = Some(Box::pin(tokio::time::sleep(LINGER)));
                 if let Some(code) = code {
+                    self.counters.closed(code);
                     self.socket.close(code);
                 }
             }

@@ -16,11 +16,14 @@ use super::fake_session::{Script, answer};
 use super::outbox::Outbox;
 use super::socket::Socket;
 use super::{Limits, Sessions};
-use crate::protocol::{CloseCode, SubscriptionId, message};
+use crate::protocol::{CloseCode, SubscriptionId, Tier, message};
+use crate::server::admission::Admission;
+use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::store::{EndReason, Sink as _, StoreError, Update};
 
 const LIMITS: Limits = Limits {
     message_bytes_max: 1000,
+    message_depth_max: 100,
     requests_in_flight_max: 3,
     high_water_bytes: 2000,
 };
@@ -30,6 +33,7 @@ struct Fixture {
     outbox: Arc<Outbox>,
     client: WebSocketStream<DuplexStream>,
     driver: JoinHandle<()>,
+    counters: Arc<Counters>,
 }
 
 impl Fixture {
@@ -38,15 +42,28 @@ impl Fixture {
         let (server, client) = tokio::io::duplex(4096);
         let script = Arc::new(Script::default());
         let outbox = Arc::new(Outbox::default());
-        let session = script.open(Arc::clone(&outbox));
+        let session = script.open(Arc::clone(&outbox), Arc::default());
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
-        let driver = tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS)).run(b"{}".to_vec()));
+        let shared = Arc::new(Counters::default());
+        let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
+        let driver = tokio::spawn(
+            Box::new(Driver::new(
+                socket,
+                session,
+                Arc::clone(&outbox),
+                LIMITS,
+                Admission::unlimited(),
+                counters,
+            ))
+            .run(b"{}".to_vec()),
+        );
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
             outbox,
             client,
             driver,
+            counters: shared,
         };
         assert_eq!(fixture.text().await, "{}");
         fixture
@@ -324,9 +341,10 @@ async fn code_after(frames: &[u8]) -> u16 {
     let (server, mut client) = tokio::io::duplex(4096);
     let script = Arc::new(Script::default());
     let outbox = Arc::new(Outbox::default());
-    let session = script.open(Arc::clone(&outbox));
+    let session = script.open(Arc::clone(&outbox), Arc::default());
     let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
-    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS)).run(b"{}".to_vec()));
+    let counters = ConnectionCounters::new(Arc::default(), ConnectionFigures::new(0));
+    let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, Admission::unlimited(), counters)).run(b"{}".to_vec()));
     client.write_all(frames).await.expect("the stream is open");
     client.shutdown().await.expect("the stream is open");
     let mut received = Vec::new();
@@ -475,4 +493,113 @@ async fn closing_takes_a_bounded_time_however_long_an_answer_takes_and_whatever_
         .await
         .expect("the server ended it");
     assert_eq!(received[..4], [0x88, 17, 0x03, 0xe9], "a close frame with 1001");
+}
+
+impl Fixture {
+    fn totals<const N: usize>(&self, counts: [Count; N]) -> [u64; N] {
+        counts.map(|count| self.counters.total(count))
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_counted_until_it_is_answered() {
+    let mut fixture = Fixture::new().await;
+    for id in [1, 2] {
+        fixture.send(id, "store.insert").await;
+    }
+    // It waits for the two before it, and it counts from the moment at which it was read.
+    fixture.send(3, "store.get").await;
+    fixture.settle().await;
+    let counts = [Count::MessagesIn, Count::InFlight, Count::Answers];
+    assert_eq!(fixture.totals(counts), [3, 3, 0]);
+    fixture.script.release_first();
+    fixture.settle().await;
+    assert_eq!(fixture.totals(counts), [3, 2, 1]);
+    fixture.script.release_first();
+    fixture.expect_answers(&[1, 2, 3]).await;
+    fixture.settle().await;
+    assert_eq!(fixture.totals(counts), [3, 0, 3]);
+    let latency = [Tier::Read, Tier::Write, Tier::Admin].map(|tier| fixture.counters.latency(tier).count);
+    assert_eq!(latency, [1, 2, 0]);
+}
+
+#[tokio::test]
+async fn bytes_are_those_of_the_messages_and_unsent_ones_are_shown_until_the_client_is_gone() {
+    let mut fixture = Fixture::new().await;
+    fixture.send_text(r#"{"id":1,"type":"store.get"}"#).await;
+    fixture.expect_answers(&[1]).await;
+    fixture.settle().await;
+    let counts = [
+        Count::MessagesIn,
+        Count::BytesIn,
+        Count::MessagesOut,
+        Count::BytesOut,
+        Count::UnsentBytes,
+    ];
+    // The welcome `{}` and the answer.
+    assert_eq!(fixture.totals(counts), [1, 27, 2, 2 + answer(1).len() as u64, 0]);
+    let subscription = fixture.subscribe();
+    for round in 0..10 {
+        fixture.push(subscription, &format!("{round} {}", "x".repeat(1000)));
+        fixture.settle().await;
+    }
+    let [unsent] = fixture.totals([Count::UnsentBytes]);
+    assert!(unsent >= LIMITS.high_water_bytes as u64, "{unsent}");
+    drop(fixture.client);
+    fixture.driver.await.expect("it ends");
+    assert_eq!(fixture.counters.total(Count::UnsentBytes), 0);
+}
+
+#[tokio::test]
+async fn every_update_is_either_pushed_or_replaced_by_a_newer_one() {
+    let mut fixture = Fixture::new().await;
+    let subscriptions: Vec<_> = (0..3).map(|_| fixture.subscribe()).collect();
+    let long = "x".repeat(1000);
+    for round in 0..20 {
+        for &subscription in &subscriptions {
+            fixture.push(subscription, &format!("{round} {long}"));
+        }
+        // Replaced in the outbox on odd rounds, in the hands of the driver otherwise.
+        if round % 2 == 0 {
+            fixture.settle().await;
+        }
+    }
+    fixture.settle().await;
+    let mut seen = 0;
+    while seen < subscriptions.len() {
+        seen += usize::from(fixture.text().await.contains("19 x"));
+    }
+    fixture.settle().await;
+    let [pushes, coalesced] = fixture.totals([Count::Pushes, Count::Coalesced]);
+    assert_eq!(pushes + coalesced, 60, "{pushes} pushes");
+    assert!(coalesced >= 30, "{coalesced} replaced");
+}
+
+#[tokio::test]
+async fn a_push_that_the_session_no_longer_wants_is_not_counted_and_missed_changes_are() {
+    let mut fixture = Fixture::new().await;
+    fixture.push(SubscriptionId::next(), "gone");
+    let subscription = fixture.subscribe();
+    fixture.outbox.push(subscription, Update::Missed { changes: 41, seq: 9 });
+    assert!(fixture.text().await.contains(r#""missed":41"#));
+    fixture.settle().await;
+    assert_eq!(fixture.totals([Count::Pushes, Count::MissedChanges]), [1, 41]);
+}
+
+#[tokio::test]
+async fn a_close_of_the_server_is_counted_once_and_one_of_the_client_is_not() {
+    let mut fixture = Fixture::new().await;
+    fixture.outbox.request_close(CloseCode::GoingAway);
+    fixture.outbox.request_close(CloseCode::HeartbeatTimeout);
+    fixture.close_code().await;
+    fixture.driver.await.expect("it ends");
+    let closes = CloseCode::ALL.map(|code| fixture.counters.total_of_closes(code));
+    assert_eq!(closes.iter().sum::<u64>(), 1);
+    assert_eq!(fixture.counters.total_of_closes(CloseCode::GoingAway), 1);
+
+    let mut fixture = Fixture::new().await;
+    fixture.client.close(None).await.expect("the connection is open");
+    drop(fixture.client);
+    fixture.driver.await.expect("it ends");
+    assert!(CloseCode::ALL.iter().all(|code| fixture.counters.total_of_closes(*code) == 0));
 }

@@ -159,7 +159,7 @@ impl Drop for FakeSession {
 impl Sessions for Arc<Script> {
     type Session = FakeSession;
 
-    fn open(&self, outbox: Arc<Outbox>) -> FakeSession {
+    fn open(&self, outbox: Arc<Outbox>, _: Arc<AtomicUsize>) -> FakeSession {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.outboxes.lock().push(outbox);
         FakeSession(Arc::clone(self))

@@ -1,17 +1,22 @@
 //! A way in for fuzzing, built only for that: one connection over any stream, with the store behind it.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use hyper::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::driver::Driver;
 use super::outbox::Outbox;
+use super::registry::Registry;
 use super::socket::Socket;
 use super::{Limits, Sessions, StoreSessions};
 use crate::protocol::{CloseCode, ConnectionId, message};
+use crate::server::admission::Gatekeeper;
 use crate::server::config::Config;
 use crate::server::handler_context;
+use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Identity, Overview};
 use crate::store::Store;
 
 /// What the server's other tasks may do to a connection.
@@ -46,6 +51,9 @@ fn config() -> Config {
 }
 
 /// A connection on a stream whose WebSocket handshake is over. The future serves it until it ends.
+///
+/// # Panics
+/// Where the limits that only this module sets do not let the one client in.
 pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     already_read: Vec<u8>,
@@ -53,10 +61,27 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> (Handle, impl Future<Output = ()>) {
     let config = config();
     let limits = Limits::from(&config);
+    let (counters, subscriptions) = (Arc::default(), Arc::default());
+    let registry = Registry::new(1, None);
+    let identity = Identity::new(&config, 0);
+    let overview = Overview::new(identity, Arc::clone(&counters), Arc::clone(&registry), Arc::clone(&subscriptions));
+    let context = handler_context(store.clone(), &config, Arc::new(overview), subscriptions);
+    let admitted = Gatekeeper::from(&config).admit(IpAddr::V4(Ipv4Addr::LOCALHOST), &HeaderMap::new());
+    let admission = admitted.expect("no rate is limited");
+
     let outbox = Arc::new(Outbox::default());
-    let session = StoreSessions(Arc::new(handler_context(store.clone(), &config))).open(Arc::clone(&outbox));
+    let figures = ConnectionFigures::new(0);
+    let id = ConnectionId::next();
+    let seat = registry.take_seat().expect("nobody else is there");
+    let registered = seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures));
+    let registration = registered.ok().expect("nothing is stopping");
+    let session = StoreSessions(Arc::new(context)).open(Arc::clone(&outbox), figures.subscriptions());
     let socket = Socket::new(stream, already_read, limits.message_bytes_max).await;
-    let driver = Driver::new(socket, session, Arc::clone(&outbox), limits);
-    let welcome = message::welcome(ConnectionId::next(), 0, false);
-    (Handle(outbox), Box::new(driver).run(welcome))
+    let counters = ConnectionCounters::new(counters, figures);
+    let driver = Driver::new(socket, session, Arc::clone(&outbox), limits, admission, counters);
+    let serving = async move {
+        Box::new(driver).run(message::welcome(id, 0, false)).await;
+        drop(registration);
+    };
+    (Handle(outbox), serving)
 }

@@ -22,7 +22,6 @@ pub(crate) mod registry;
 mod service;
 pub(crate) mod socket;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,7 +37,9 @@ use self::heartbeat::HeartbeatQueue;
 use self::outbox::Outbox;
 use self::registry::{Registry, Seat};
 use self::socket::Socket;
+use super::admission::Admission;
 use super::config::Config;
+use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::protocol::{ConnectionId, message};
 
 /// What one connection may take up.
@@ -46,6 +47,8 @@ use crate::protocol::{ConnectionId, message};
 pub(crate) struct Limits {
     /// The largest message from the client.
     pub(crate) message_bytes_max: usize,
+    /// How deep it may be nested.
+    pub(crate) message_depth_max: usize,
     /// The most requests that are submitted and not answered.
     pub(crate) requests_in_flight_max: usize,
     /// Unsent bytes from which on pushes are held back and nothing is read.
@@ -59,6 +62,7 @@ impl From<&Config> for Limits {
         let high_water_bytes = (backpressure.max_buffered_bytes as f64 * backpressure.high_water_mark) as usize;
         Self {
             message_bytes_max: config.max_payload_bytes,
+            message_depth_max: config.connection_limits.max_json_depth,
             requests_in_flight_max: config.connection_limits.max_requests_in_flight.max(1),
             high_water_bytes: high_water_bytes.max(1),
         }
@@ -71,25 +75,33 @@ pub(crate) struct Connections<N> {
     pub(crate) registry: Arc<Registry>,
     pub(crate) heartbeat: Arc<HeartbeatQueue>,
     pub(crate) limits: Limits,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl<N: Sessions> Connections<N> {
     /// Begins a connection on a socket whose upgrade is complete, under `supervisor`. A socket that may not stay is
     /// told why and closed.
-    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, address: IpAddr) {
+    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, admission: Admission) {
         // Copied, though it is mostly nothing: the buffer of the HTTP side is larger than one that may stay.
         let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
         let id = ConnectionId::next();
         let outbox = Arc::new(Outbox::default());
-        let registration = match seat.register(id, address, Arc::clone(&outbox)) {
+        let now_ms = super::wall_clock_ms();
+        let figures = ConnectionFigures::new(now_ms);
+        let registration = match seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures)) {
             Ok(registration) => registration,
             // The seat is kept until the socket is closed: sockets on their way out are bounded too.
-            Err((code, _seat)) => return socket.refuse(code).await,
+            Err((code, _seat)) => {
+                self.counters.closed(code);
+                return socket.refuse(code).await;
+            }
         };
+        self.counters.add(Count::Opened, 1);
         self.heartbeat.join(&outbox, Instant::now());
-        let session = self.sessions.open(Arc::clone(&outbox));
-        let driver = Driver::new(socket, session, outbox, self.limits);
-        let welcome = message::welcome(id, super::wall_clock_ms(), false);
+        let session = self.sessions.open(Arc::clone(&outbox), figures.subscriptions());
+        let counters = ConnectionCounters::new(Arc::clone(&self.counters), figures);
+        let driver = Driver::new(socket, session, outbox, self.limits, admission, counters);
+        let welcome = message::welcome(id, now_ms, false);
         connection_supervisor::start(supervisor, Connection::new(driver, registration, welcome)).await;
     }
 }

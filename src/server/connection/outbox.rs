@@ -20,6 +20,8 @@ use crate::store::{Sink, Update};
 pub(crate) struct Updates {
     order: VecDeque<SubscriptionId>,
     newest: HashMap<SubscriptionId, Update>,
+    /// Updates that were replaced by newer ones since the last time that somebody asked.
+    coalesced: u64,
 }
 
 impl Updates {
@@ -27,7 +29,10 @@ impl Updates {
     pub(crate) fn insert(&mut self, id: SubscriptionId, update: Update) {
         match self.newest.get_mut(&id) {
             Some(Update::Ended(_)) => {}
-            Some(older) => *older = update,
+            Some(older) => {
+                *older = update;
+                self.coalesced += 1;
+            }
             None => {
                 self.order.push_back(id);
                 self.newest.insert(id, update);
@@ -41,9 +46,16 @@ impl Updates {
         self.newest.remove(&id).map(|update| (id, update))
     }
 
+    /// How many updates were replaced by newer ones since the last time that this was asked.
+    pub(crate) fn take_coalesced(&mut self) -> u64 {
+        std::mem::take(&mut self.coalesced)
+    }
+
     /// Moves all of `newer` into this set.
     fn absorb(&mut self, newer: &mut Self) {
+        self.coalesced += newer.take_coalesced();
         if self.is_empty() {
+            newer.coalesced = self.take_coalesced();
             // The usual case: the two sets change places and both keep their memory.
             std::mem::swap(self, newer);
         } else {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,11 +13,19 @@ use tokio::sync::Notify;
 
 use super::outbox::OutboxHandle;
 use crate::protocol::{CloseCode, ConnectionId};
+use crate::server::statistics::ConnectionFigures;
+
+/// One live connection.
+struct Entry {
+    address: IpAddr,
+    outbox: OutboxHandle,
+    figures: Arc<ConnectionFigures>,
+}
 
 /// The live connections, in the order in which they came.
 #[derive(Default)]
 struct Live {
-    outboxes: BTreeMap<ConnectionId, OutboxHandle>,
+    connections: BTreeMap<ConnectionId, Entry>,
     per_address: HashMap<IpAddr, usize>,
     /// Set when the server stops; nobody is admitted afterwards.
     closed: bool,
@@ -55,7 +64,7 @@ impl Registry {
 
     /// The number of live connections.
     pub(crate) fn len(&self) -> usize {
-        self.live.lock().outboxes.len()
+        self.live.lock().connections.len()
     }
 
     /// Admits nobody from now on.
@@ -65,7 +74,23 @@ impl Registry {
 
     /// The outboxes of all live connections, in the order in which they came.
     pub(crate) fn outboxes(&self) -> Vec<OutboxHandle> {
-        self.live.lock().outboxes.values().cloned().collect()
+        self.live
+            .lock()
+            .connections
+            .values()
+            .map(|entry| Arc::clone(&entry.outbox))
+            .collect()
+    }
+
+    /// At most `max` of the live connections that came after `last`, in the order in which they came.
+    pub(crate) fn page(&self, last: Option<ConnectionId>, max: usize) -> Vec<(ConnectionId, IpAddr, Arc<ConnectionFigures>)> {
+        let live = self.live.lock();
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        live.connections
+            .range((after, Bound::Unbounded))
+            .take(max)
+            .map(|(id, entry)| (*id, entry.address, Arc::clone(&entry.figures)))
+            .collect()
     }
 
     /// Waits until no seat is taken.
@@ -93,7 +118,13 @@ impl Seat {
     /// # Errors
     /// The code to close the socket with, and the seat, to be kept until that is done: the server is stopping, or
     /// the address has as many connections as it may have.
-    pub(crate) fn register(self, id: ConnectionId, address: IpAddr, outbox: OutboxHandle) -> Result<Registration, (CloseCode, Self)> {
+    pub(crate) fn register(
+        self,
+        id: ConnectionId,
+        address: IpAddr,
+        outbox: OutboxHandle,
+        figures: Arc<ConnectionFigures>,
+    ) -> Result<Registration, (CloseCode, Self)> {
         let mut live = self.registry.live.lock();
         if live.closed {
             drop(live);
@@ -105,7 +136,7 @@ impl Seat {
             return Err((CloseCode::TooManyConnections, self));
         }
         live.per_address.insert(address, count + 1);
-        live.outboxes.insert(id, outbox);
+        live.connections.insert(id, Entry { address, outbox, figures });
         drop(live);
         Ok(Registration { id, address, seat: self })
     }
@@ -136,7 +167,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut live = self.seat.registry.live.lock();
-        let outbox = live.outboxes.remove(&self.id);
+        let entry = live.connections.remove(&self.id);
         if let Some(count) = live.per_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -144,7 +175,7 @@ impl Drop for Registration {
             }
         }
         drop(live);
-        drop(outbox);
+        drop(entry);
     }
 }
 
@@ -157,7 +188,7 @@ mod tests {
 
     fn register(registry: &Arc<Registry>, address: IpAddr) -> Result<Registration, CloseCode> {
         let seat = registry.take_seat().expect("a seat is free");
-        seat.register(ConnectionId::next(), address, OutboxHandle::default())
+        seat.register(ConnectionId::next(), address, OutboxHandle::default(), ConnectionFigures::new(5))
             .map_err(|(code, _)| code)
     }
 
@@ -187,6 +218,18 @@ mod tests {
             "an address without connections is forgotten"
         );
         assert!(register(&registry, HOME).is_ok());
+    }
+
+    #[test]
+    fn pages_follow_one_another_in_the_order_of_coming_whoever_leaves_in_between() {
+        let registry = Registry::new(10, None);
+        let mut stay: Vec<_> = (0..5).map(|_| register(&registry, HOME).expect("it is admitted")).collect();
+        let ids: Vec<_> = stay.iter().map(Registration::id).collect();
+        let page = |last| registry.page(last, 2).iter().map(|(id, ..)| *id).collect::<Vec<_>>();
+        assert_eq!(page(None), ids[..2]);
+        drop(stay.drain(1..3));
+        assert_eq!(page(Some(ids[1])), ids[3..]);
+        assert_eq!(page(Some(ids[4])), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::outbox::Outbox;
 use crate::protocol::{Request, SubscriptionId};
@@ -61,8 +62,9 @@ pub(crate) trait Sessions: Send + Sync + 'static {
     /// What it makes.
     type Session: Service;
 
-    /// Opens a session whose subscriptions push into `outbox`. Dropping it ends them.
-    fn open(&self, outbox: Arc<Outbox>) -> Self::Session;
+    /// Opens a session whose subscriptions push into `outbox`, and which keeps `subscriptions` at their number.
+    /// Dropping it ends them.
+    fn open(&self, outbox: Arc<Outbox>, subscriptions: Arc<AtomicUsize>) -> Self::Session;
 }
 
 /// Sessions on a store.
@@ -71,7 +73,7 @@ pub(crate) struct StoreSessions(pub(crate) Arc<HandlerContext>);
 impl Sessions for StoreSessions {
     type Session = Session;
 
-    fn open(&self, outbox: Arc<Outbox>) -> Session {
-        Session::new(Arc::clone(&self.0), outbox)
+    fn open(&self, outbox: Arc<Outbox>, subscriptions: Arc<AtomicUsize>) -> Session {
+        Session::new(Arc::clone(&self.0), outbox, subscriptions)
     }
 }

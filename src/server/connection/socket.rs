@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::protocol::CloseCode;
+use crate::server::statistics::Traffic;
 
 /// Read ahead of one socket: some sixteen usual requests. It is allocated for every connection, idle ones too: 30 MB
 /// for 10,000.
@@ -59,6 +60,8 @@ pub(super) struct Socket<S> {
     waiting_bytes: usize,
     /// What was framed since the last complete flush: at least what is still unsent of it.
     framed_bytes: usize,
+    /// What has passed through.
+    traffic: Traffic,
     /// The close frame to send after all that waits.
     close_frame: Option<CloseFrame>,
     /// Whether something arrived after which nothing can be read as frames any more.
@@ -79,6 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             framed_bytes: 0,
+            traffic: Traffic::default(),
             close_frame: None,
             faulted: false,
         }
@@ -90,8 +94,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         // nothing could be sent any more. An error shows again when this is flushed.
         let _ = self.frame_waiting(cx);
         let incoming = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-            Some(Ok(Message::Text(text))) => Incoming::Text(text),
-            Some(Ok(Message::Binary(_))) => Incoming::Binary,
+            Some(Ok(Message::Text(text))) => {
+                self.traffic.receive(text.len());
+                Incoming::Text(text)
+            }
+            Some(Ok(Message::Binary(bytes))) => {
+                self.traffic.receive(bytes.len());
+                Incoming::Binary
+            }
             Some(Ok(Message::Ping(_))) => {
                 // The pong is queued in the WebSocket layer. It counts, or a flood of pings would grow the queue
                 // of a client that reads nothing.
@@ -140,6 +150,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.waiting_bytes = 0;
     }
 
+    /// What has passed through since the socket was opened.
+    pub(super) fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
     /// How many bytes wait here or in the WebSocket layer; never less than there are.
     pub(super) fn unsent(&self) -> usize {
         self.waiting_bytes + self.framed_bytes
@@ -169,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             if let Some(message) = self.waiting.pop_front() {
                 self.waiting_bytes -= message.len();
+                self.traffic.send(message.len());
                 self.framed_bytes += message.len() + FRAME_HEADER_BYTES;
                 // A frame of its own making: all that we send was written as text, there is no need to check it again.
                 let frame = Frame::message(message, OpCode::Data(Data::Text), true);

@@ -1,6 +1,8 @@
 //! Results as JSON: the bytes of records are spliced in as they are, and nothing is written that would exceed
 //! what an answer may be.
 
+use serde::Serialize;
+
 use crate::protocol::json::{write_text, write_value};
 use crate::protocol::{Datum, Number, Record, message};
 use crate::store::query::Page;
@@ -45,6 +47,20 @@ impl Encoder {
         let bytes = list_bytes(records.iter().copied());
         self.admit(bytes)?;
         Ok(message::result_with(self.id, bytes, |out| write_list(out, records.iter().copied())))
+    }
+
+    /// A list of anything, given up as soon as it is too large.
+    pub fn list(&self, items: impl Iterator<Item = impl Serialize>) -> Result<Vec<u8>, StoreError> {
+        let mut data = vec![b'['];
+        for item in items {
+            if data.len() > 1 {
+                data.push(b',');
+            }
+            serde_json::to_writer(&mut data, &item).map_err(|error| StoreError::QueryFailed(error.to_string()))?;
+            self.admit(data.len())?;
+        }
+        data.push(b']');
+        self.json(Some(&data))
     }
 
     /// A page of records. The cursor is left out of an empty one.

@@ -1,6 +1,7 @@
 //! Why a request is not carried out, as the client is told.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -49,6 +50,18 @@ impl Failure {
     pub fn unknown_operation(name: &str) -> Self {
         let (code, message) = unknown_operation(name);
         Self::new(code, message)
+    }
+
+    /// A request beyond a quota that allows another one after so long.
+    #[must_use]
+    pub fn rate_limited(wait: Duration) -> Self {
+        // Rounded up: who waits so long must not be refused again for a part of a millisecond.
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Self {
+            code: ErrorCode::RateLimited,
+            message: format!("Rate limit exceeded. Retry after {millis}ms").into(),
+            details: Some(json!({ "retryAfterMs": millis })),
+        }
     }
 
     /// The code on the wire.

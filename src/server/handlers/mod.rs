@@ -9,6 +9,9 @@ mod failure;
 mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod limits;
+mod request_key;
+mod server_info;
 mod store_admin;
 mod store_reads;
 mod store_writes;
@@ -28,15 +31,19 @@ use self::answer::Success;
 pub use self::answer::{Completion, Handled, PendingAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
+pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
-use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId};
+use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId, Tier};
+use crate::server::statistics::Overview;
 use crate::store::query::AggregateFunction;
-use crate::store::{Sink, Store, StoreError, Update};
+use crate::store::{RequestKey, Sink, Store, StoreError, Update};
 
 /// What all sessions of a server share.
 pub struct HandlerContext {
     /// The store.
     pub store: Store,
+    /// What the server says of itself.
+    pub overview: Arc<Overview>,
     /// The most subscriptions of one connection.
     pub max_subscriptions_per_connection: usize,
     /// The most subscriptions of all connections together.
@@ -45,6 +52,8 @@ pub struct HandlerContext {
     pub total_subscriptions: Arc<AtomicUsize>,
     /// The most records of one `store.insertMany`.
     pub max_bulk_records: usize,
+    /// What the parts of one request may hold.
+    pub request_limits: RequestLimits,
     /// The most bytes that the data of one answer may have.
     pub max_result_bytes: usize,
     /// Whether error answers carry `details`.
@@ -61,13 +70,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose subscriptions push into `sink`.
+    /// A session whose subscriptions push into `sink`. `count` is kept at their number.
     #[must_use]
-    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>) -> Self {
+    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>, count: Arc<AtomicUsize>) -> Self {
         Self {
             context,
             sink,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::counted_by(count),
         }
     }
 
@@ -95,10 +104,15 @@ impl Session {
         let Some(operation) = request.operation() else {
             return Err(Failure::unknown_operation(request.name()));
         };
+        let request_key = match operation.tier() {
+            Tier::Write => request_key::read(operation, request.fields())?,
+            Tier::Read | Tier::Admin => None,
+        };
         let call = &Call {
             context: &self.context,
             id: request.id(),
             fields: request.fields(),
+            request_key,
         };
         match operation {
             Operation::StoreInsert => store_writes::insert(call),
@@ -136,6 +150,8 @@ impl Session {
             Operation::StoreDefineQuery => store_admin::define_query(call),
             Operation::StoreUndefineQuery => store_admin::undefine_query(call),
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
+            Operation::ServerStats => server_info::stats(call),
+            Operation::ServerConnections => server_info::connections(call),
         }
     }
 }
@@ -145,6 +161,8 @@ struct Call<'c, 'a> {
     context: &'c Arc<HandlerContext>,
     id: Number,
     fields: &'c Fields<'a>,
+    /// Where a write is to be carried out once: what it is known by.
+    request_key: Option<RequestKey>,
 }
 
 impl Call<'_, '_> {
@@ -157,8 +175,13 @@ impl Call<'_, '_> {
 
     /// Gives an operation its place in the order of commits.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
+        let store = &self.context.store;
+        let commit = match &self.request_key {
+            None => store.submit(operation)?,
+            Some(key) => store.submit_once(operation, key.clone())?,
+        };
         Ok(Handled::Pending(PendingAnswer {
-            commit: self.context.store.submit(operation)?,
+            commit,
             success,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,

@@ -33,20 +33,13 @@ pub(super) fn buckets(call: &Call<'_, '_>) -> Handled {
 
 /// `store.stats`.
 pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
-    let mut stats = call.context.store.stats();
-    let visible = |name: &BucketName| !name.is_reserved();
-    stats.buckets.names.retain(visible);
-    stats.buckets.count = stats.buckets.names.len();
-    for counts in [&mut stats.records, &mut stats.indexes] {
-        counts.per_bucket.retain(|name, _| visible(name));
-        counts.total = counts.per_bucket.values().sum();
-    }
-    call.json(&stats)
+    call.json(&call.context.store.stats().without_reserved())
 }
 
 /// `store.defineBucket`.
 pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
+    call.context.request_limits.check_name(&name)?;
     let config = fields::object(call.fields, "config")?;
     let name = client_bucket(&name)?;
     if call.context.store.snapshot().bucket(name.as_str()).is_ok() {
@@ -95,6 +88,7 @@ pub(super) fn get_bucket_schema(call: &Call<'_, '_>) -> Result<Handled, Failure>
 /// `store.defineQuery`.
 pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
+    call.context.request_limits.check_name(&name)?;
     let config = fields::object(call.fields, "config")?;
     deny_reserved(&name)?;
     let name = QueryName::from(&*name);
@@ -110,6 +104,9 @@ pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     }
     if snapshot.query(name.as_str()).is_ok() {
         return Err(StoreError::QueryAlreadyDefined(name).into());
+    }
+    if let Some(filter) = config.get("filter").and_then(serde_json::Value::as_object) {
+        call.context.request_limits.check_filter(filter)?;
     }
     let definition = QueryDefinition::parse(&config).map_err(|issues| invalid(format!("definition of query \"{name}\""), issues))?;
     let success = Success::Prepared(call.encoder().named(name.as_str(), "defined"));

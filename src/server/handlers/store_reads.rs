@@ -86,21 +86,21 @@ pub(super) fn all(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 pub(super) fn select(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let bucket = fields::text(call.fields, "bucket")?;
     let filter = fields::object(call.fields, "filter")?;
-    read(call, &bucket, || parse_filter(Some(&filter)).map(Read::Where))
+    read(call, &bucket, || parse_filter(call, Some(&filter)).map(Read::Where))
 }
 
 /// `store.findOne`.
 pub(super) fn find_one(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let bucket = fields::text(call.fields, "bucket")?;
     let filter = fields::object(call.fields, "filter")?;
-    read(call, &bucket, || parse_filter(Some(&filter)).map(Read::FindOne))
+    read(call, &bucket, || parse_filter(call, Some(&filter)).map(Read::FindOne))
 }
 
 /// `store.count`.
 pub(super) fn count(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let bucket = fields::text(call.fields, "bucket")?;
     let filter = fields::optional_object(call.fields, "filter")?;
-    read(call, &bucket, || parse_filter(filter.as_ref()).map(Read::Count))
+    read(call, &bucket, || parse_filter(call, filter.as_ref()).map(Read::Count))
 }
 
 /// `store.first`.
@@ -135,7 +135,9 @@ pub(super) fn aggregate(call: &Call<'_, '_>, function: AggregateFunction) -> Res
         field: Some(FieldName::new(&field)),
         group_by: Vec::new(),
     };
-    read(call, &bucket, || Ok(Read::Aggregate(aggregate, parse_filter(filter.as_ref())?)))
+    read(call, &bucket, || {
+        Ok(Read::Aggregate(aggregate, parse_filter(call, filter.as_ref())?))
+    })
 }
 
 /// `store.groupBy`.
@@ -145,7 +147,10 @@ pub(super) fn group_by(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let aggregate = fields::object(call.fields, "aggregate")?;
     let filter = fields::optional_object(call.fields, "filter")?;
     read(call, &bucket, || {
-        Ok(Read::GroupBy(parse_aggregate(aggregate, group_by)?, parse_filter(filter.as_ref())?))
+        Ok(Read::GroupBy(
+            parse_aggregate(aggregate, group_by)?,
+            parse_filter(call, filter.as_ref())?,
+        ))
     })
 }
 
@@ -156,11 +161,8 @@ fn parse_aggregate(aggregate: Map<String, Value>, group_by: Vec<String>) -> Resu
     grouped.map_err(|issues| invalid("aggregate", issues))
 }
 
-fn parse_filter(filter: Option<&Map<String, Value>>) -> Result<Filter, Failure> {
-    filter.map_or_else(
-        || Ok(Filter::everything()),
-        |filter| Filter::parse(filter).map_err(|issues| invalid("filter", issues)),
-    )
+fn parse_filter(call: &Call<'_, '_>, filter: Option<&Map<String, Value>>) -> Result<Filter, Failure> {
+    filter.map_or_else(|| Ok(Filter::everything()), |filter| call.context.request_limits.filter(filter))
 }
 
 /// Reads from a bucket that a client names; `what` is asked only when the bucket is there.
@@ -184,7 +186,7 @@ fn carry_out(call: &Call<'_, '_>, bucket: &Arc<Bucket>, read: Read) -> Result<Ha
 
 /// Does long work on a thread that may block; only so much at once, so that clients cannot take all memory and
 /// all cores together.
-fn off_task(call: &Call<'_, '_>, work: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static) -> Handled {
+pub(super) fn off_task(call: &Call<'_, '_>, work: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static) -> Handled {
     let (context, id) = (Arc::clone(call.context), call.id);
     Handled::Alone(Box::pin(async move {
         let answer = with_permit(&context.long_reads, work).await;
@@ -231,7 +233,9 @@ pub(super) fn run_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "query")?;
     let params = fields::value(call.fields, "params")?;
     let snapshot = call.context.store.snapshot();
-    match &open_query(&snapshot, &name)?.kind {
+    let query = &open_query(&snapshot, &name)?.kind;
+    call.context.request_limits.check_params(query, &params)?;
+    match query {
         QueryKind::Declarative(definition) => {
             let bucket = snapshot.bucket(definition.bucket().as_str())?;
             let query = resolve(&name, definition, &params)?;
@@ -268,7 +272,9 @@ fn explain_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "query")?;
     let params = fields::value(call.fields, "params")?;
     let snapshot = call.context.store.snapshot();
-    let QueryKind::Declarative(definition) = &open_query(&snapshot, &name)?.kind else {
+    let query = &open_query(&snapshot, &name)?.kind;
+    call.context.request_limits.check_params(query, &params)?;
+    let QueryKind::Declarative(definition) = query else {
         // What a function reads shows only when it runs.
         return call.json(&Explained {
             plan: None,
@@ -297,7 +303,7 @@ fn explain_filter(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     deny_reserved(&bucket)?;
     let snapshot = call.context.store.snapshot();
     let bucket = snapshot.bucket(&bucket)?;
-    let filter = parse_filter(filter.as_ref())?;
+    let filter = parse_filter(call, filter.as_ref())?;
     let sort = match sort {
         Some(sort) => Sort::parse(&Value::Object(sort), "sort").map_err(|issues| invalid("sort", issues))?,
         None => Sort::default(),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::answer::{Handled, Success};
 use super::failure::Failure;
 use super::fields::{self, LowestVersion};
-use super::{Call, client_bucket, invalid};
+use super::{Call, client_bucket};
 use crate::protocol::BucketName;
 use crate::store::Operation;
 use crate::store::query::Filter;
@@ -97,11 +97,11 @@ pub(super) fn clear(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 /// and then a missing bucket is the first thing to complain of.
 fn bucket_and_filter(call: &Call<'_, '_>, bucket: &str, filter: &Map<String, Value>) -> Result<(BucketName, Filter), Failure> {
     let name = client_bucket(bucket)?;
-    match Filter::parse(filter) {
+    match call.context.request_limits.filter(filter) {
         Ok(filter) => Ok((name, filter)),
-        Err(issues) => {
+        Err(failure) => {
             call.context.store.snapshot().bucket(bucket)?;
-            Err(invalid("filter", issues))
+            Err(failure)
         }
     }
 }

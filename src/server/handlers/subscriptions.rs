@@ -15,9 +15,9 @@ use crate::protocol::{CursorScope, ErrorCode, Number, SubscriptionId, message};
 use crate::store::{Sink, StoreError, Subscribed, Subscription, Update};
 
 /// The subscriptions of one connection. Dropping them ends them.
-#[derive(Default)]
 pub(super) struct Subscriptions {
     active: HashMap<SubscriptionId, Active>,
+    /// Their number, and of those that are being opened. Others look at it.
     taken: Arc<AtomicUsize>,
 }
 
@@ -55,6 +55,14 @@ fn take(count: &AtomicUsize, max: usize) -> bool {
 }
 
 impl Subscriptions {
+    /// None yet; `taken` will be kept at their number.
+    pub(super) fn counted_by(taken: Arc<AtomicUsize>) -> Self {
+        Self {
+            active: HashMap::new(),
+            taken,
+        }
+    }
+
     fn take_place(&self, call: &Call<'_, '_>) -> Result<Place, Failure> {
         let (per_connection, total) = (call.context.max_subscriptions_per_connection, call.context.max_total_subscriptions);
         if !take(&self.taken, per_connection) {
@@ -80,7 +88,10 @@ impl Subscriptions {
         let query = fields::text(call.fields, "query")?;
         let params = fields::value(call.fields, "params")?;
         let id = SubscriptionId::next();
-        open_query(&call.context.store.snapshot(), &query)?;
+        let snapshot = call.context.store.snapshot();
+        call.context
+            .request_limits
+            .check_params(&open_query(&snapshot, &query)?.kind, &params)?;
         let subscribing = call.context.store.subscribe(&query, &params, id, Arc::clone(sink));
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {

@@ -7,8 +7,12 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Handled, HandlerContext, Session};
-use crate::protocol::{Envelope, SubscriptionId};
+use super::{Handled, HandlerContext, RequestLimits, Session};
+use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
+use crate::server::Config;
+use crate::server::config::ConnectionLimits;
+use crate::server::connection::registry::Registry;
+use crate::server::statistics::{ConnectionFigures, Identity, Overview};
 use crate::store::{EndReason, Sink, Store, Update};
 
 /// Remembers what was pushed.
@@ -30,7 +34,7 @@ struct Client {
 impl Client {
     fn new(context: &Arc<HandlerContext>) -> Self {
         let pushed = Arc::new(Recorder::default());
-        let session = Session::new(Arc::clone(context), Arc::clone(&pushed) as Arc<dyn Sink>);
+        let session = Session::new(Arc::clone(context), Arc::clone(&pushed) as Arc<dyn Sink>, Arc::default());
         Self { session, pushed }
     }
 
@@ -83,13 +87,26 @@ impl Client {
     }
 }
 
+/// A server with the connections of `registry`.
+fn overview(registry: &Arc<Registry>) -> Overview {
+    let identity = Identity::new(&Config::default(), 8080);
+    Overview::new(identity, Arc::default(), Arc::clone(registry), Arc::default())
+}
+
 async fn context() -> HandlerContext {
     HandlerContext {
         store: Store::builder().in_memory().open().await.unwrap(),
+        overview: Arc::new(overview(&Registry::new(10, None))),
         max_subscriptions_per_connection: 2,
         max_total_subscriptions: 3,
         total_subscriptions: Arc::new(AtomicUsize::new(0)),
         max_bulk_records: 10_000,
+        request_limits: RequestLimits::from(&ConnectionLimits {
+            max_filter_conditions: 5,
+            max_transaction_operations: 4,
+            max_name_bytes: 20,
+            ..ConnectionLimits::default()
+        }),
         max_result_bytes: 1 << 20,
         expose_error_details: true,
         long_reads: Arc::new(Semaphore::new(1)),
@@ -367,6 +384,84 @@ async fn a_version_that_is_expected_must_be_there() {
             "VALIDATION_ERROR",
             message,
         )
+        .await;
+}
+
+#[tokio::test]
+async fn filters_are_limited_wherever_they_stand() {
+    let mut client = client().await;
+    client.define("t").await;
+    client
+        .get(
+            "defineQuery",
+            json!({ "name": "q", "config": { "bucket": "t", "filter": { "n": { "$in": "{{ params.n }}" } } } }),
+        )
+        .await;
+    let long = json!({ "n": { "$in": [1, 2, 3, 4] }, "$and": [{ "id": "a" }] });
+    let fits = json!({ "n": { "$in": [1, 2, 3] }, "$and": [{ "id": "a" }] });
+    let requests = |filter: &Value| {
+        let aggregate = json!({ "function": "count" });
+        let step = |op: &str| json!({ "op": op, "bucket": "t", "filter": filter });
+        [
+            ("where", json!({ "bucket": "t", "filter": filter })),
+            ("findOne", json!({ "bucket": "t", "filter": filter })),
+            ("count", json!({ "bucket": "t", "filter": filter })),
+            ("sum", json!({ "bucket": "t", "field": "n", "filter": filter })),
+            (
+                "groupBy",
+                json!({ "bucket": "t", "field": "n", "aggregate": aggregate, "filter": filter }),
+            ),
+            ("explain", json!({ "bucket": "t", "filter": filter })),
+            ("updateMany", json!({ "bucket": "t", "filter": filter, "data": { "n": 1 } })),
+            ("deleteMany", json!({ "bucket": "t", "filter": filter })),
+            (
+                "transaction",
+                json!({ "operations": [step("where"), step("findOne"), step("count")] }),
+            ),
+            ("defineQuery", json!({ "name": "p", "config": { "bucket": "t", "filter": filter } })),
+        ]
+    };
+    let message = "Invalid filter: filter: A filter may hold at most 5 conditions, elements of lists included";
+    for (operation, fields) in requests(&long) {
+        client.check_refused(operation, fields, "VALIDATION_ERROR", message).await;
+    }
+    for (operation, fields) in requests(&fits) {
+        assert_eq!(client.send(operation, fields).await["type"], "result", "{operation}");
+    }
+    let message = "Invalid \"params\": 6 elements of lists, at most 5 are allowed";
+    for operation in ["runQuery", "subscribe", "explain"] {
+        let with = |n: Value| json!({ "query": "q", "params": { "n": n } });
+        client
+            .check_refused(operation, with(json!([1, 2, 3, 4, 5, 6])), "VALIDATION_ERROR", message)
+            .await;
+        assert_eq!(client.send(operation, with(json!([1, 2]))).await["type"], "result", "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn transactions_are_limited() {
+    let mut client = client().await;
+    client.define("t").await;
+    let steps = |count| json!({ "operations": vec![json!({ "op": "get", "bucket": "t", "key": "a" }); count] });
+    let message = "Invalid \"operations\": 5 operations, at most 4 are allowed";
+    client.check_refused("transaction", steps(5), "VALIDATION_ERROR", message).await;
+    assert_eq!(client.send("transaction", steps(4)).await["type"], "result");
+}
+
+#[tokio::test]
+async fn names_are_limited() {
+    let mut client = client().await;
+    let (fits, long) = ("x".repeat(20), "é".repeat(11));
+    client.define(&fits).await;
+    let schema = json!({ "key": "id", "schema": { "id": { "type": "string" } } });
+    let message = "Invalid \"name\": 22 bytes, at most 20 are allowed";
+    for (operation, config) in [("defineBucket", schema), ("defineQuery", json!({ "bucket": fits }))] {
+        client
+            .check_refused(operation, json!({ "name": long, "config": config }), "VALIDATION_ERROR", message)
+            .await;
+    }
+    client
+        .get("defineQuery", json!({ "name": fits, "config": { "bucket": fits } }))
         .await;
 }
 
@@ -654,4 +749,65 @@ async fn definitions_are_checked_after_names() {
             "Bucket \"u\" does not exist",
         )
         .await;
+}
+
+/// A client of a server that has so many connections, and those connections.
+async fn client_among(connections: usize, max_result_bytes: usize) -> (Client, Vec<impl Drop>) {
+    let registry = Registry::new(connections, None);
+    let seats = (0..connections).map(|at| {
+        let seat = registry.take_seat().expect("a seat is free");
+        let address = std::net::Ipv4Addr::new(10, 0, 0, 7).into();
+        let figures = ConnectionFigures::new(1_790_000_000_000 + at as u64);
+        let registered = seat.register(ConnectionId::next(), address, Arc::default(), figures);
+        registered.unwrap_or_else(|_| panic!("it is admitted"))
+    });
+    let seats: Vec<_> = seats.collect();
+    let context = HandlerContext {
+        overview: Arc::new(overview(&registry)),
+        max_result_bytes,
+        ..context().await
+    };
+    (Client::new(&Arc::new(context)), seats)
+}
+
+#[tokio::test]
+async fn connections_are_listed_whole_and_in_the_order_in_which_they_came_however_many_there_are() {
+    for connections in [0, 1, 3, 256, 257, 2000] {
+        let (mut client, _seats) = client_among(connections, 1 << 20).await;
+        let answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+        let listed = answer["data"].as_array().expect("a list");
+        assert_eq!((&answer["id"], listed.len()), (&json!(5), connections));
+        for (at, connection) in listed.iter().enumerate() {
+            assert_eq!(connection["connectedAt"], 1_790_000_000_000_u64 + at as u64);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_connections_beyond_the_limit_is_refused_and_not_cut_off() {
+    for connections in [100, 2000] {
+        let (mut client, _seats) = client_among(connections, 20_000).await;
+        let answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+        assert_eq!(
+            (&answer["id"], &answer["code"]),
+            (&json!(5), &json!("BACKPRESSURE")),
+            "{connections}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_shown_with_every_field_of_the_contract() {
+    let (mut client, _seats) = client_among(1, 1 << 20).await;
+    let mut answer = client.send_text(r#"{"id":5,"type":"server.connections"}"#).await;
+    let connection = answer["data"][0].as_object_mut().expect("an object");
+    let id = connection.shift_remove("connectionId").expect("an id");
+    assert!(id.as_str().is_some_and(|id| id.starts_with("conn-")), "{id}");
+    let expected = json!({
+        "remoteAddress": "10.0.0.7", "connectedAt": 1_790_000_000_000_u64,
+        "authenticated": false, "userId": null, "roles": [],
+        "storeSubscriptionCount": 0, "rulesSubscriptionCount": 0,
+        "bytesIn": 0, "bytesOut": 0, "unsentBytes": 0, "requestsInFlight": 0,
+    });
+    assert_eq!(&expected, &Value::Object(connection.clone()));
 }

@@ -5,17 +5,18 @@ use serde_json::{Map, Value};
 use super::answer::{Handled, Success};
 use super::failure::Failure;
 use super::fields::{self, LowestVersion, Misfit};
-use super::{Call, invalid};
+use super::{Call, RequestLimits};
 use crate::protocol::{BucketName, Datum, ErrorCode, Fields, Record};
-use crate::store::query::Filter;
 use crate::store::{Action, Operation, Step};
 
 /// Carries out a transaction.
 pub(super) fn transaction(call: &Call<'_, '_>) -> Result<Handled, Failure> {
+    let limits = &call.context.request_limits;
     let forms = read_forms(call.fields)?;
+    limits.check_operations(forms.len())?;
     forms.iter().try_for_each(|form| allow(&form.bucket))?;
     let writes = forms.iter().any(|form| form.action.writes());
-    let steps = match resolve(&forms) {
+    let steps = match resolve(&forms, limits) {
         Ok(steps) => steps,
         Err(failure) => {
             // A missing bucket comes before a filter that is wrong.
@@ -73,8 +74,8 @@ impl ActionForm {
         }
     }
 
-    fn resolve(&self) -> Result<Action, Failure> {
-        let parse = |filter| Filter::parse(filter).map_err(|issues| invalid("filter", issues));
+    fn resolve(&self, limits: &RequestLimits) -> Result<Action, Failure> {
+        let parse = |filter| limits.filter(filter);
         Ok(match self {
             Self::Get { key, expect_version } => Action::Get {
                 key: key.clone(),
@@ -101,13 +102,13 @@ impl ActionForm {
     }
 }
 
-fn resolve(forms: &[StepForm]) -> Result<Vec<Step>, Failure> {
+fn resolve(forms: &[StepForm], limits: &RequestLimits) -> Result<Vec<Step>, Failure> {
     forms
         .iter()
         .map(|form| {
             Ok(Step {
                 bucket: form.bucket.clone(),
-                action: form.action.resolve()?,
+                action: form.action.resolve(limits)?,
             })
         })
         .collect()

@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -14,7 +16,8 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::upgrade::{Answer, Endpoint, Refusal};
+use super::upgrade::{Answer, Endpoint, Refusal, Upgrade};
+use crate::server::admission::{Admission, Gatekeeper};
 use crate::server::connection::registry::{Registry, Seat};
 use crate::server::connection::socket::linger;
 
@@ -26,19 +29,34 @@ pub(crate) struct Upgraded<S> {
     pub(crate) stream: S,
     /// What the client has sent after its request.
     pub(crate) already_read: Bytes,
+    /// What the client was let in with.
+    pub(crate) entry: Entry,
+}
+
+/// What a client is let in with.
+pub(crate) struct Entry {
     /// The seat that was taken for it.
     pub(crate) seat: Seat,
+    /// Who it is, and what it may ask for.
+    pub(crate) admission: Admission,
+}
+
+/// Those who have a say in whether a socket becomes a WebSocket, in the order in which they are asked.
+pub(crate) struct Doorkeepers<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) gatekeeper: &'a Gatekeeper,
+    pub(crate) registry: &'a Arc<Registry>,
 }
 
 /// Answers the first request of a socket. Gives the socket back where it is a WebSocket now; otherwise it is closed.
-pub(crate) async fn shake_hands<S>(stream: S, endpoint: &Endpoint, registry: &Arc<Registry>) -> Option<Upgraded<S>>
+pub(crate) async fn shake_hands<S>(stream: S, peer: IpAddr, doorkeepers: Doorkeepers<'_>) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = Handshake {
-        endpoint,
-        registry,
-        seat: Mutex::new(None),
+        doorkeepers,
+        peer,
+        entry: Mutex::new(None),
     };
     let mut http = http1::Builder::new();
     // No timer of its own: the caller limits the time of the whole exchange.
@@ -47,11 +65,11 @@ where
     match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
         Ok(parts) => {
             let stream = parts.io.into_inner();
-            if let Some(seat) = parts.service.seat.into_inner() {
+            if let Some(entry) = parts.service.entry.into_inner() {
                 return Some(Upgraded {
                     stream,
                     already_read: parts.read_buf,
-                    seat,
+                    entry,
                 });
             }
             linger(stream).await;
@@ -62,26 +80,29 @@ where
 }
 
 struct Handshake<'a> {
-    endpoint: &'a Endpoint,
-    registry: &'a Arc<Registry>,
-    /// Taken when an upgrade goes ahead.
-    seat: Mutex<Option<Seat>>,
+    doorkeepers: Doorkeepers<'a>,
+    peer: IpAddr,
+    /// Filled in when an upgrade goes ahead.
+    entry: Mutex<Option<Entry>>,
 }
 
 impl Handshake<'_> {
     fn answer(&self, request: Request<Incoming>) -> Answer {
         let (head, _) = request.into_parts();
-        let upgrade = match self.endpoint.check(&head) {
-            Ok(upgrade) => upgrade,
-            Err(refusal) => return refusal.into(),
-        };
-        match self.registry.take_seat() {
-            Some(seat) => {
-                *self.seat.lock() = Some(seat);
-                upgrade.into()
-            }
-            None => Refusal::Full.into(),
-        }
+        self.admit(&head).map_or_else(Answer::from, Answer::from)
+    }
+
+    fn admit(&self, head: &Parts) -> Result<Upgrade, Refusal> {
+        let Doorkeepers {
+            endpoint,
+            gatekeeper,
+            registry,
+        } = &self.doorkeepers;
+        let upgrade = endpoint.check(head)?;
+        let admission = gatekeeper.admit(self.peer, &head.headers).map_err(Refusal::TooManyConnections)?;
+        let seat = registry.take_seat().ok_or(Refusal::Full)?;
+        *self.entry.lock() = Some(Entry { seat, admission });
+        Ok(upgrade)
     }
 }
 

@@ -4,5 +4,5 @@
 mod handshake;
 mod upgrade;
 
-pub(crate) use handshake::shake_hands;
+pub(crate) use handshake::{Doorkeepers, shake_hands};
 pub(crate) use upgrade::Endpoint;

@@ -1,8 +1,10 @@
 //! Which requests become WebSockets: pure, from the head of a request to the head of its response.
 
+use std::time::Duration;
+
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Version};
@@ -53,6 +55,8 @@ pub(crate) enum Refusal {
     UnsupportedVersion,
     /// A handshake that breaks the rules, in a few words.
     Malformed(&'static str),
+    /// The client's address has opened as many connections as it may, and may open another one after so long.
+    TooManyConnections(Duration),
     /// The server has as many connections as it may have.
     Full,
 }
@@ -197,6 +201,7 @@ impl From<Refusal> for Answer {
             Refusal::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method"),
             Refusal::UnsupportedVersion => (StatusCode::BAD_REQUEST, "Missing or unsupported Sec-WebSocket-Version header"),
             Refusal::Malformed(text) => (StatusCode::BAD_REQUEST, text),
+            Refusal::TooManyConnections(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many new connections"),
             Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections"),
         };
         let close = HeaderValue::from_static("close");
@@ -207,10 +212,16 @@ impl From<Refusal> for Answer {
             }
             Refusal::MethodNotAllowed => headers.extend([(ALLOW, HeaderValue::from_static("GET")), (CONNECTION, close)]),
             Refusal::UnsupportedVersion => headers.extend([(SEC_WEBSOCKET_VERSION, VERSIONS), (CONNECTION, close)]),
+            Refusal::TooManyConnections(wait) => headers.extend([(RETRY_AFTER, seconds(wait)), (CONNECTION, close)]),
             Refusal::NotFound | Refusal::ForbiddenOrigin | Refusal::Malformed(_) | Refusal::Full => headers.push((CONNECTION, close)),
         }
         Self { status, headers, text }
     }
+}
+
+/// Whole seconds, rounded up: who waits so long must not come too early.
+fn seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 #[cfg(test)]
@@ -352,6 +363,19 @@ mod tests {
         }
         let posted = endpoint().check(&request("POST", "/ws", &[])).err();
         assert_eq!(posted, Some(Refusal::MethodNotAllowed));
+    }
+
+    #[test]
+    fn who_connects_too_often_is_told_when_to_come_back_in_whole_seconds() {
+        let check = |millis, expected: &str| {
+            let answer = Answer::from(Refusal::TooManyConnections(Duration::from_millis(millis)));
+            assert_eq!(answer.status.as_u16(), 429);
+            let retry = answer.headers.iter().find(|(name, _)| name == RETRY_AFTER);
+            assert_eq!(retry.expect("the header").1, expected);
+        };
+        check(1, "1");
+        check(1000, "1");
+        check(1001, "2");
     }
 
     #[test]

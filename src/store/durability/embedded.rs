@@ -9,12 +9,13 @@ use std::time::Duration;
 use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
 
 use super::engine::{self, Opened, guarded};
-use super::layout::{CATALOG, HEAD, Stamp, decode_record_key, encode_progress, progress_key, record_key};
+use super::history::{self, history_key};
+use super::layout::{CATALOG, EPOCH, Epoch, HEAD, Stamp, decode_record_key, encode_progress, progress_key, record_key, request_key};
 use super::lock::DirectoryLock;
-use super::mark::CommitMark;
+use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
 use super::recovery::{self, Standing};
-use super::{Batch, Durability, DurabilityError, Recovered};
+use super::{Batch, Durability, DurabilityError, Recovered, StoredHistory};
 use crate::protocol::Record;
 use crate::store::state::{BucketId, RowId};
 
@@ -47,6 +48,7 @@ pub struct Embedded {
     dir: PathBuf,
     level: SyncLevel,
     head: Stamp,
+    epoch: u64,
     marked: u64,
     known: HashSet<BucketId>,
     orphans: VecDeque<Orphan>,
@@ -54,11 +56,32 @@ pub struct Embedded {
     _lock: DirectoryLock,
 }
 
-/// A dropped bucket whose records from a row on are still there.
+/// A dropped bucket whose records from a row on, or whose history, are still there.
 #[derive(Debug, Clone, Copy)]
 struct Orphan {
     bucket: BucketId,
     from: RowId,
+}
+
+/// A new name for the order of commits.
+fn new_epoch(level: SyncLevel) -> Result<Epoch, OpenError> {
+    let no_randomness = |error: getrandom::Error| OpenError::Io {
+        path: PathBuf::from("the system's source of randomness"),
+        source: std::io::Error::other(error.to_string()),
+    };
+    Ok(Epoch {
+        id: getrandom::u64().map_err(no_randomness)?,
+        synced: level == SyncLevel::EveryGroup,
+    })
+}
+
+/// Whether what earlier cursors saw is all there: every group was synced and will be, and none was given up.
+fn is_continued(epoch: &Epoch, level: SyncLevel, standing: &Standing) -> bool {
+    let nothing_given_up = match standing {
+        Standing::Fresh => true,
+        Standing::Data(findings) => findings.marked != Marked::Nothing,
+    };
+    epoch.synced && level == SyncLevel::EveryGroup && nothing_given_up
 }
 
 impl Embedded {
@@ -77,13 +100,13 @@ impl Embedded {
             db,
             recovered,
             head,
+            epoch: found,
         } = engine::open(dir, &standing)?;
         let mark = CommitMark::create(dir, head.seq).map_err(OpenError::io(&CommitMark::path(dir)))?;
-        if let Standing::Fresh = standing {
-            recovery::write_format(dir)?;
-        }
+        let kept = found.filter(|epoch| is_continued(epoch, level, &standing));
+        let epoch = kept.map_or_else(|| new_epoch(level), Ok)?;
         let known = recovered.catalog.buckets.iter().map(|bucket| BucketId(bucket.id)).collect();
-        let embedded = Self {
+        let mut embedded = Self {
             records,
             meta,
             db,
@@ -91,13 +114,64 @@ impl Embedded {
             dir: dir.to_owned(),
             level,
             head,
+            epoch: epoch.id,
             marked: head.seq,
             known,
             orphans: VecDeque::new(),
             failed: None,
             _lock: lock,
         };
+        if kept.is_none() {
+            embedded.write_epoch(epoch).map_err(|reason| embedded.unwritable(reason))?;
+        }
+        let sealed = matches!(&standing, Standing::Data(findings) if findings.current);
+        if !sealed {
+            recovery::write_format(dir)?;
+        }
         Ok((embedded, recovered))
+    }
+
+    /// Names the order of commits. It is another one wherever an earlier cursor may have seen what is gone.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn write_epoch(&mut self, epoch: Epoch) -> Result<(), String> {
+        let stamp = self.stamp(self.head.seq, self.head.now);
+        let mut write = self.batch(1, PersistMode::SyncData, stamp);
+        write.insert(&self.meta, EPOCH, epoch.encode());
+        guarded(|| write.commit())?;
+        self.head = stamp;
+        Ok(())
+    }
+
+    fn unwritable(&self, reason: String) -> OpenError {
+        OpenError::Io {
+            path: self.dir.clone(),
+            source: std::io::Error::other(reason),
+        }
+    }
+
+    /// The history of every bucket that is in the catalog, in ascending order of buckets. To be called once, before
+    /// the first append.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn load_history(&mut self) -> Result<Vec<StoredHistory>, OpenError> {
+        let (stored, orphans) = history::load(&self.meta, &self.known).map_err(|reason| OpenError::damaged(self.meta.path(), reason))?;
+        for bucket in orphans {
+            if self.orphans.iter().all(|orphan| orphan.bucket != bucket) {
+                self.orphans.push_back(Orphan { bucket, from: RowId(0) });
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Refuses what was loaded: it is not what was written.
+    #[must_use]
+    pub fn refuse(&self, reason: String) -> OpenError {
+        OpenError::damaged(self.meta.path(), reason)
     }
 
     /// Gives every record of a bucket that is in the catalog, in ascending order of buckets and rows. To be called
@@ -136,13 +210,13 @@ impl Embedded {
         OpenError::damaged(self.records.path(), reason)
     }
 
-    fn batch(&self, length: usize, persist: PersistMode, stamp: Stamp) -> OwnedWriteBatch {
+    pub(super) fn batch(&self, length: usize, persist: PersistMode, stamp: Stamp) -> OwnedWriteBatch {
         let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), length + 1).durability(Some(persist));
         batch.insert(&self.meta, HEAD, stamp.encode());
         batch
     }
 
-    fn stamp(&self, seq: u64, now: u64) -> Stamp {
+    pub(super) fn stamp(&self, seq: u64, now: u64) -> Stamp {
         Stamp {
             seq,
             previous: self.head.seq,
@@ -174,10 +248,13 @@ impl Embedded {
             SyncLevel::OnRequest => PersistMode::Buffer,
         };
         let stamp = self.stamp(batch.seq, batch.now);
-        let length = batch.records.len() + batch.progress.len() + batch.dropped.len() + 1;
+        let history = batch.history.groups.len() + batch.history.floors.len() + batch.history.forgotten.len();
+        let length = batch.records.len() + batch.progress.len() + batch.dropped.len() + batch.requests.len() + history + 1;
         let mut write = self.batch(length, persist, stamp);
         self.write_records(&mut write, batch);
         self.write_definitions(&mut write, batch)?;
+        history::write(&mut write, &self.meta, &batch.history)?;
+        self.write_requests(&mut write, batch);
         guarded(|| write.commit())?;
         self.head = stamp;
         self.orphans.extend(batch.dropped.iter().map(|bucket| Orphan {
@@ -214,6 +291,16 @@ impl Embedded {
         Ok(())
     }
 
+    fn write_requests(&self, write: &mut OwnedWriteBatch, batch: &Batch) {
+        for change in &batch.requests {
+            let key = request_key(change.number);
+            match &change.remembered {
+                Some(remembered) => write.insert(&self.meta, key, remembered.to_bytes()),
+                None => write.remove(&self.meta, key),
+            }
+        }
+    }
+
     fn move_mark(&mut self) -> Result<(), String> {
         self.mark
             .write(self.head.seq)
@@ -235,7 +322,8 @@ impl Embedded {
             return;
         }
         let result = guarded(|| {
-            while self.records.sealed_memtable_count() >= FULL_BUFFERS_MAX {
+            let full_buffers = || self.records.sealed_memtable_count().max(self.meta.sealed_memtable_count());
+            while full_buffers() >= FULL_BUFFERS_MAX {
                 // Fails when the worker has: then the next append says so.
                 self.db.persist(PersistMode::Buffer)?;
                 std::thread::sleep(BUFFER_WAIT);
@@ -253,30 +341,32 @@ impl Embedded {
             return Ok(false);
         };
         let range = record_key(orphan.bucket, orphan.from)..=record_key(orphan.bucket, RowId(u64::MAX));
-        let keys = guarded(|| {
-            self.records
-                .range(range)
-                .take(PURGE_STEP)
-                .map(fjall::Guard::key)
-                .collect::<Result<Vec<_>, _>>()
-        })?;
+        let history = history_key(orphan.bucket, 0)..=history_key(orphan.bucket, u64::MAX);
+        let keys = first_keys(self.records.range(range), PURGE_STEP)?;
+        let told = first_keys(self.meta.range(history), PURGE_STEP - keys.len())?;
+        let purged = keys.len() + told.len();
         let next = keys
             .last()
             .and_then(|key| decode_record_key(key))
             .and_then(|(_, row)| row.0.checked_add(1));
-        if !keys.is_empty() {
+        if purged > 0 {
             let stamp = self.stamp(self.head.seq, self.head.now);
-            let mut write = self.batch(keys.len(), PersistMode::Buffer, stamp);
+            let mut write = self.batch(purged, PersistMode::Buffer, stamp);
             for key in &keys {
                 write.remove(&self.records, key.clone());
+            }
+            for key in told {
+                write.remove(&self.meta, key);
             }
             guarded(|| write.commit())?;
             self.head = stamp;
             self.rotate();
         }
-        match next.filter(|_| keys.len() == PURGE_STEP) {
-            Some(row) => self.orphans[0].from = RowId(row),
-            None => drop(self.orphans.pop_front()),
+        if let Some(row) = next {
+            self.orphans[0].from = RowId(row);
+        }
+        if purged < PURGE_STEP {
+            self.orphans.pop_front();
         }
         Ok(!self.orphans.is_empty())
     }
@@ -288,6 +378,10 @@ impl Embedded {
         }
         Ok(())
     }
+}
+
+fn first_keys(entries: fjall::Iter, max: usize) -> Result<Vec<fjall::UserKey>, String> {
+    guarded(|| entries.take(max).map(fjall::Guard::key).collect())
 }
 
 impl Durability for Embedded {

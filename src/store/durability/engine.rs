@@ -3,16 +3,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions};
 
-use super::layout::{CATALOG, ENGINE, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, Stamp, decode_progress, decode_progress_key};
+use super::layout::{
+    CATALOG, ENGINE, EPOCH, Epoch, HEAD, META, META_ID, PROGRESS, RECORDS, RECORDS_ID, REQUEST, Stamp, decode_progress,
+    decode_progress_key, decode_request_key,
+};
 use super::log::Group;
 use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
 use super::recovery::{self, Cut, Findings, Standing};
 use super::{Catalog, Recovered};
+use crate::store::state::{Remembered, Requests};
 
 /// Logs whose content is all in tables are removed; the engine presses for that beyond this size (its least).
 const LOG_BYTES: u64 = 64 << 20;
@@ -38,6 +43,8 @@ pub(super) struct Opened {
     pub recovered: Recovered,
     /// The stamp of the last group.
     pub head: Stamp,
+    /// The epoch, where there is one already.
+    pub epoch: Option<Epoch>,
 }
 
 /// Opens the engine. Where it does not find what was read before, all is put back and refused.
@@ -54,7 +61,7 @@ pub(super) fn open(dir: &Path, standing: &Standing) -> Result<Opened, OpenError>
 
 fn open_checked(dir: &Path, standing: &Standing) -> Result<Opened, OpenError> {
     let (db, records, meta) = open_engine(dir, standing)?;
-    let (recovered, head) = read_meta(dir, &meta)?;
+    let (recovered, head, epoch) = read_meta(dir, &meta)?;
     if let Standing::Data(findings) = standing {
         check_recovered(dir, findings, head, &records, &meta)?;
     }
@@ -64,6 +71,7 @@ fn open_checked(dir: &Path, standing: &Standing) -> Result<Opened, OpenError> {
         db,
         recovered,
         head,
+        epoch,
     })
 }
 
@@ -114,7 +122,7 @@ fn engine_refused(dir: &Path, engine: &Path, standing: &Standing, error: fjall::
     OpenError::damaged(file, format!("the storage engine refuses it: {error:?}"))
 }
 
-fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp), OpenError> {
+fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp, Option<Epoch>), OpenError> {
     let engine = dir.join(ENGINE);
     let damaged = |reason: String| OpenError::damaged(&engine, reason);
     let get = |key: &[u8]| guarded(|| meta.get(key)).map_err(damaged);
@@ -126,21 +134,41 @@ fn read_meta(dir: &Path, meta: &Keyspace) -> Result<(Recovered, Stamp), OpenErro
         Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(format!("its definitions cannot be read: {error}")))?,
         None => Catalog::default(),
     };
+    let epoch = match get(EPOCH)? {
+        Some(bytes) => Some(Epoch::decode(&bytes).ok_or_else(|| damaged("its epoch cannot be read".to_owned()))?),
+        None => None,
+    };
     let mut progress = Vec::new();
     let mut entries = meta.prefix([PROGRESS]);
     while let Some((key, value)) = guarded(|| entries.next().map(fjall::Guard::into_inner).transpose()).map_err(damaged)? {
         let entry = decode_progress_key(&key).zip(decode_progress(&value));
         progress.push(entry.ok_or_else(|| damaged("its counters cannot be read".to_owned()))?);
     }
+    let requests = read_requests(meta).map_err(damaged)?;
     Ok((
         Recovered {
             seq: head.seq,
             now: head.now,
             catalog,
             progress,
+            requests,
         },
         head,
+        epoch,
     ))
+}
+
+fn read_requests(meta: &Keyspace) -> Result<Requests, String> {
+    let mut requests = Requests::default();
+    let mut entries = meta.prefix([REQUEST]);
+    while let Some((key, value)) = guarded(|| entries.next().map(fjall::Guard::into_inner).transpose())? {
+        let entry = decode_request_key(&key).zip(Remembered::from_bytes(&value));
+        let (number, remembered) = entry.ok_or("a remembered request cannot be read")?;
+        if !requests.insert(number, Arc::new(remembered)) {
+            return Err("a request is remembered twice".to_owned());
+        }
+    }
+    Ok(requests)
 }
 
 /// What the engine made of the directory must be what was read from it before.

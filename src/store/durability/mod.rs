@@ -6,6 +6,7 @@
 
 mod embedded;
 mod engine;
+mod history;
 mod layout;
 mod lock;
 mod log;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::state::{BucketId, RowId, Timestamp};
+use super::state::{BucketId, RequestChange, Requests, RowId, Timestamp};
 use crate::protocol::Record;
 
 pub use embedded::{Embedded, SyncLevel};
@@ -41,8 +42,52 @@ pub struct Batch {
     pub progress: Vec<(BucketId, Progress)>,
     /// The whole catalog, when a definition changed.
     pub catalog: Option<Catalog>,
-    /// Buckets that went with all of their records. Ids are never reused.
+    /// Buckets that went with all of their records and their history. Ids are never reused.
     pub dropped: Vec<BucketId>,
+    /// What becomes of the history.
+    pub history: HistoryUpdate,
+    /// Requests that were remembered or forgotten. Where a number appears more than once, the last one counts.
+    pub requests: Vec<RequestChange>,
+}
+
+/// What becomes of the history with a commit group.
+#[derive(Debug, Default, PartialEq)]
+pub struct HistoryUpdate {
+    /// What the group did, bucket by bucket.
+    pub groups: Vec<StoredGroup>,
+    /// From where on the history of a bucket is known now.
+    pub floors: Vec<(BucketId, u64)>,
+    /// Groups of a bucket that are not known any more, each by its last commit.
+    pub forgotten: Vec<(BucketId, u64)>,
+}
+
+/// What a commit group did to one bucket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredGroup {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The commits that changed it, at least one, in order.
+    pub commits: Vec<StoredCommit>,
+}
+
+/// What a commit did to one bucket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredCommit {
+    /// The number of the commit.
+    pub seq: u64,
+    /// The rows that changed and how each was before. How it is after is told by its next change, or by its record.
+    pub changes: Vec<(RowId, Option<Record>)>,
+}
+
+/// The history of a bucket as it was found at the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredHistory {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// What happened up to this commit is not known.
+    pub floor: u64,
+    /// What was done after it, oldest first.
+    pub groups: Vec<StoredGroup>,
 }
 
 /// What became of one record.
@@ -107,6 +152,8 @@ pub struct Recovered {
     pub catalog: Catalog,
     /// The counters of buckets, in the order of their ids; a bucket without an entry has not moved yet.
     pub progress: Vec<(BucketId, Progress)>,
+    /// The requests whose answers are remembered.
+    pub requests: Requests,
 }
 
 /// Where commit groups go. Called from one thread of its own: calls may block.

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::layout::{ENGINE, FORMAT, FORMAT_FILE, META_ID, RECORDS_ID};
+use super::layout::{ENGINE, FORMAT, FORMAT_FILE, FORMAT_WITHOUT_HISTORY, META_ID, RECORDS_ID};
 use super::log::{self, End, Group, Scan};
 use super::mark::{CommitMark, Marked};
 use super::open_error::OpenError;
@@ -34,6 +34,8 @@ pub(super) enum Standing {
 /// What the logs and the mark say.
 #[derive(Debug)]
 pub(super) struct Findings {
+    /// Whether it is of the format of this version; otherwise of the one before.
+    pub current: bool,
     /// How far commits were reported durable.
     pub marked: Marked,
     /// The first whole group in the logs; nothing where the tables hold it all.
@@ -86,10 +88,10 @@ impl Cut {
 /// Looks at a data directory that is locked for this process.
 pub(super) fn examine(dir: &Path) -> Result<Standing, OpenError> {
     let engine = dir.join(ENGINE);
-    if !format_is_known(dir)? {
+    let Some(format) = read_format(dir)? else {
         clear_unfinished(dir, &engine)?;
         return Ok(Standing::Fresh);
-    }
+    };
     check_version(&engine)?;
     for keyspace in ALL_KEYSPACES {
         tables::verify(&keyspace_folder(&engine, keyspace))?;
@@ -105,6 +107,7 @@ pub(super) fn examine(dir: &Path) -> Result<Standing, OpenError> {
     let cut = verdict.torn.map(|(log, reason)| cut(log, reason, unreported)).transpose()?;
     let first = logs.iter().find_map(|log| log.scan.first);
     Ok(Standing::Data(Box::new(Findings {
+        current: format == FORMAT,
         marked,
         first,
         last: verdict.last,
@@ -114,7 +117,7 @@ pub(super) fn examine(dir: &Path) -> Result<Standing, OpenError> {
     })))
 }
 
-/// Seals a directory that was just created: from here on it holds data.
+/// Seals a directory that was just created, or brought to this format: from here on it holds data of it.
 pub(super) fn write_format(dir: &Path) -> Result<(), OpenError> {
     let (path, draft) = (dir.join(FORMAT_FILE), dir.join("format.new"));
     let write = || {
@@ -133,17 +136,20 @@ pub(super) fn sync_folder(dir: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
-/// True where the directory holds data of this format, false where it names none.
-fn format_is_known(dir: &Path) -> Result<bool, OpenError> {
+/// The format of the directory, one that this version reads; nothing where it names none.
+fn read_format(dir: &Path) -> Result<Option<&'static str>, OpenError> {
     let path = dir.join(FORMAT_FILE);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(OpenError::io(&path)(error)),
     };
     let text = String::from_utf8_lossy(&bytes);
-    if text.trim_end() == FORMAT {
-        return Ok(true);
+    if let Some(format) = [FORMAT, FORMAT_WITHOUT_HISTORY]
+        .into_iter()
+        .find(|format| text.trim_end() == *format)
+    {
+        return Ok(Some(format));
     }
     let found = text.trim_end().chars().take(64).collect();
     Err(OpenError::Format {
@@ -172,7 +178,8 @@ fn clear_unfinished(dir: &Path, engine: &Path) -> Result<(), OpenError> {
     }
     for (_, path) in list_logs(engine)? {
         let scan = log::scan(&path, None).map_err(OpenError::io(&path))?;
-        if scan.last.is_some() || scan.end != End::Clean {
+        // The epoch is written before the first commit.
+        if scan.last.is_some_and(|group| group.stamp.seq > 0) || scan.end != End::Clean {
             return Err(lost());
         }
     }

@@ -7,19 +7,34 @@ use std::sync::Arc;
 use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
-use super::draft::{Draft, Effects};
+use super::draft::{CommitEnd, Draft, Effects};
+use super::requests;
 use super::write::{Scope, check_version};
 use crate::protocol::{BucketName, Datum, Issue, QueryName, Record};
 use crate::store::StoreError;
 use crate::store::command::{Action, Command, Operation, Outcome, Step};
 use crate::store::query::{Filter, Reader};
 
-/// Applies one command: all of it or, with an error, none. The same commands give the same state.
+/// Applies one command: all of it or, with an error, none. The same commands give the same state. A command whose
+/// request was answered before gets that answer.
 ///
 /// # Errors
 /// What the operation runs into: see [`StoreError`].
 pub fn apply(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     state.advance_to(command.now);
+    let before = state.seq();
+    let outcome = requests::once(state, command, effects, |state, effects| carry_out(state, command, effects));
+    if state.seq() != before {
+        effects.commits.push(CommitEnd {
+            seq: state.seq(),
+            now: state.now(),
+            changes: effects.changes.len(),
+        });
+    }
+    outcome
+}
+
+fn carry_out(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     match &command.operation {
         Operation::DefineBucket { name, definition } => define_bucket(state, name, definition, effects),
         Operation::UpdateBucket { name, updates } => update_bucket(state, name, updates, effects),
@@ -325,6 +340,7 @@ fn drop_bucket(state: &mut State, name: &BucketName, command: &Command, effects:
                 now: command.now,
                 seed: command.seed,
                 limits: command.limits,
+                request: None,
                 operation,
             },
             effects,

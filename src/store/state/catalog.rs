@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use super::bucket::{Bucket, BucketId, Timestamp};
 use super::definition::{BucketDefinition, OnDelete};
 use super::persistent::OrdMap;
+use super::requests::Requests;
 use crate::protocol::{BucketName, FieldName, Number, QueryName};
 use crate::store::StoreError;
 use crate::store::closure::ClosureQuery;
@@ -26,6 +27,7 @@ pub struct State {
     referrers: Arc<HashMap<BucketName, Vec<Referrer>>>,
     /// The buckets whose records end by themselves.
     mortal: Arc<[BucketId]>,
+    requests: Requests,
 }
 
 /// A field of some bucket whose values are keys of another one.
@@ -181,6 +183,16 @@ impl State {
     #[must_use]
     pub fn next_expiry(&self) -> Option<Number> {
         self.mortal.iter().filter_map(|id| self.buckets.get(id)?.next_expiry()).min()
+    }
+
+    /// The requests whose answers are remembered.
+    #[must_use]
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    pub(in crate::store) fn requests_mut(&mut self) -> &mut Requests {
+        &mut self.requests
     }
 
     /// A bucket to change. What other versions of the state share of it is copied on the way.

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::bucket::{Bucket, BucketId, RowId, Timestamp};
 use super::catalog::State;
 use super::index::IndexKey;
+use super::requests::RequestChange;
 use crate::protocol::{BucketName, Datum, QueryName, Record};
 use crate::store::StoreError;
 use crate::store::command::{Command, CommandLimits};
@@ -26,11 +27,24 @@ pub struct Change {
     pub new: Option<Record>,
 }
 
+/// Where a commit ends within the effects of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitEnd {
+    /// The number of the commit; that of the last one where a command made several.
+    pub seq: u64,
+    /// The clock at the commit.
+    pub now: Timestamp,
+    /// How many changes of the group there are up to its end.
+    pub changes: usize,
+}
+
 /// What a command did, for the disk, the live views and the listeners.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     /// The rows that changed, in order; one row may be there several times.
     pub changes: Vec<Change>,
+    /// Where the commits end in `changes`, in order.
+    pub commits: Vec<CommitEnd>,
     /// Buckets that were emptied as a whole: the identity that is gone and the one that took its place.
     pub emptied: Vec<(BucketName, BucketId, BucketId)>,
     /// Buckets that were dropped.
@@ -41,6 +55,8 @@ pub struct Effects {
     pub undefined: Vec<QueryName>,
     /// Whether a definition came, changed or went.
     pub catalog_changed: bool,
+    /// Requests that were remembered or forgotten, in order; one may be there twice.
+    pub requests: Vec<RequestChange>,
 }
 
 /// How far a bucket's counters were when a draft first touched it.

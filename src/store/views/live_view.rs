@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::delta::Delta;
 use super::groups::GroupsView;
 use super::number::NumberView;
 use super::result::{Content, ViewResult};
-use super::rows::{Effect, RowsView};
-use crate::protocol::BucketName;
+use super::rows::{Effect, RowsView, Versions, has_key};
+use crate::protocol::{BucketName, Issue};
 use crate::store::StoreError;
 use crate::store::closure::{ClosureQuery, Dependencies};
-use crate::store::query::{QueryResult, Reader, ResolvedQuery};
+use crate::store::query::{Reader, ResolvedQuery};
 use crate::store::state::{Bucket, Change, State, Timestamp};
+use crate::store::stats::MaintenanceStats;
 
 /// What a view computes.
 #[derive(Clone, Debug)]
@@ -21,6 +23,25 @@ pub(super) enum Plan {
     Query(Arc<ResolvedQuery>),
     /// A function of the embedding program with its parameters.
     Closure(ClosureQuery, Arc<Value>),
+}
+
+impl Plan {
+    /// Checks that changes of the result can be told as deltas. A list needs records that hold their keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for groups, and for projections without the key; where the bucket is not there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for subscriptions in delta mode"))]
+    pub(super) fn check_delta(&self, state: &State) -> Result<(), StoreError> {
+        let Self::Query(query) = self else { return Ok(()) };
+        let key = state.bucket(query.bucket.as_str())?.key_field();
+        let fault = match &query.aggregate {
+            Some(aggregate) if !aggregate.group_by.is_empty() => "The groups of an aggregate have no key".to_owned(),
+            None if !has_key(query, key) => format!("The fields of the query leave out the key \"{}\"", key.as_str()),
+            Some(_) | None => return Ok(()),
+        };
+        let issue = Issue::new("mode", "unsupported", format!("{fault}, so there are no deltas"));
+        Err(StoreError::invalid("subscription", issue))
+    }
 }
 
 /// How a view follows changes.
@@ -102,6 +123,16 @@ impl LiveView {
         }
     }
 
+    /// Where the view is counted, by how it follows changes.
+    pub(super) fn count_in<'c>(&self, counts: &'c mut MaintenanceStats) -> &'c mut u64 {
+        match &self.maintenance {
+            Maintenance::Rows(_) => &mut counts.by_row,
+            Maintenance::Number(_) => &mut counts.by_value,
+            Maintenance::Groups(_) => &mut counts.by_group,
+            Maintenance::Reevaluated => &mut counts.anew,
+        }
+    }
+
     pub(super) fn latest(&self) -> &Arc<ViewResult> {
         &self.latest
     }
@@ -122,6 +153,21 @@ impl LiveView {
                 self.dependencies.buckets.contains(bucket) || self.dependencies.keys.iter().any(|(other, _)| other == bucket)
             }
         }
+    }
+
+    /// What turned the result that there was at an earlier commit into the latest one. `before` has each row of the
+    /// bucket that has changed since, as it was visible at that commit; none where it was not. `state` is the one up
+    /// to which the view has followed. Evaluates nothing but a window that lost rows it does not hold.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for subscriptions that are resumed"))]
+    pub(super) fn delta_since(&self, before: &Versions, state: &State) -> Delta {
+        let (Plan::Query(query), Maintenance::Rows(view)) = (&self.plan, &self.maintenance) else {
+            return self.latest.as_delta();
+        };
+        let delta = state.bucket(query.bucket.as_str()).ok().and_then(|bucket| {
+            let earlier = view.earlier(query, before, bucket, state.now())?;
+            Delta::between(&earlier, &view.rows())
+        });
+        delta.unwrap_or_else(|| self.latest.as_delta())
     }
 
     /// Follows the rows of its bucket that changed; `state` is the state after all of them. `reevaluations` counts
@@ -225,16 +271,9 @@ fn start(query: &ResolvedQuery, bucket: &Bucket, now: Timestamp) -> (Maintenance
     let reader = &Reader::new(bucket, now);
     match &query.aggregate {
         None => {
-            let wanted = ResolvedQuery {
-                offset: 0,
-                limit: RowsView::capacity(query),
-                projection: None,
-                ..query.clone()
-            };
-            let QueryResult::Records(found) = reader.run(&wanted) else {
+            let Some(view) = RowsView::evaluate(query, bucket, now) else {
                 return (Maintenance::Reevaluated, Content::Number(None));
             };
-            let view = RowsView::new(query, found.iter().map(|(row, record)| (*row, record)));
             let rows = view.rows();
             (Maintenance::Rows(view), Content::Rows(rows))
         }
@@ -254,7 +293,7 @@ fn start(query: &ResolvedQuery, bucket: &Bucket, now: Timestamp) -> (Maintenance
 /// Whether two results of one view are equal.
 fn same(a: &Content, b: &Content) -> bool {
     match (a, b) {
-        (Content::Rows(a), Content::Rows(b)) => a.window().eq(b.window()),
+        (Content::Rows(a), Content::Rows(b)) => a.same(b),
         (Content::Number(a), Content::Number(b)) => a == b,
         (Content::Groups(a), Content::Groups(b)) => a == b,
         (Content::Value(a), Content::Value(b)) => a == b,

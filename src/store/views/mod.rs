@@ -4,12 +4,16 @@
 //! of each commit group, and hands its newest result to every subscriber. Nothing here knows what a subscriber is
 //! beyond [`Sink`].
 
+mod delta;
+#[cfg(test)]
+mod delta_tests;
 mod groups;
 mod live_view;
 mod number;
 mod result;
 mod routing;
 mod rows;
+mod sequence;
 mod tally;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
+pub use delta::Delta;
 pub use result::ViewResult;
 
 use self::live_view::{Followed, LiveView, Plan};
@@ -26,6 +31,7 @@ use super::StoreError;
 use super::feeds::ChangeSet;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
+use super::stats::MaintenanceStats;
 use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
 
 /// Who is told of new results. Called on the store's own task: it must not block.
@@ -52,6 +58,17 @@ pub enum Update {
         /// The commit behind which the next change follows.
         seq: u64,
     },
+}
+
+impl Update {
+    /// How many changes the subscriber is told that it has missed.
+    #[must_use]
+    pub fn missed_changes(&self) -> u64 {
+        match self {
+            Self::Missed { changes, .. } => *changes,
+            Self::Result(_) | Self::Ended(_) | Self::Failed(_) | Self::Changes(_) => 0,
+        }
+    }
 }
 
 /// Why a subscription is over.
@@ -228,8 +245,10 @@ pub(super) struct ViewCounters {
     pub views: u64,
     /// Times that a view had to be evaluated anew.
     pub reevaluations: u64,
-    /// Results handed to subscribers.
-    pub pushes: u64,
+    /// New results offered to subscribers.
+    pub offered: u64,
+    /// Views that are being kept, by how they follow changes.
+    pub maintenance: MaintenanceStats,
 }
 
 /// All live views of a store.
@@ -261,6 +280,7 @@ impl Views {
     pub(super) fn adopt(&mut self, blueprint: &Blueprint, built: Built) {
         self.last += 1;
         let id = ViewId(self.last);
+        *built.0.count_in(&mut self.counters.maintenance) += 1;
         self.routing.add(id, &built.0);
         self.by_key.insert(blueprint.key.clone(), id);
         self.entries.insert(
@@ -312,6 +332,7 @@ impl Views {
     fn drop_view(&mut self, id: ViewId) {
         self.routing.remove(id);
         if let Some(entry) = self.entries.remove(&id) {
+            *entry.view.count_in(&mut self.counters.maintenance) -= 1;
             self.by_key.remove(&entry.key);
         }
     }
@@ -388,17 +409,20 @@ impl Views {
     fn update(&mut self, id: ViewId, follow: impl FnOnce(&mut LiveView, &mut u64) -> Followed) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let before = entry.view.dependencies().clone();
+        *entry.view.count_in(&mut self.counters.maintenance) -= 1;
         let update = match follow(&mut entry.view, &mut self.counters.reevaluations) {
             Followed::Unchanged => None,
             Followed::Changed => Some(Update::Result(Arc::clone(entry.view.latest()))),
             Followed::Failed(error) => Some(Update::Failed(error)),
         };
+        // Evaluated anew, it may follow changes in another way than before.
+        *entry.view.count_in(&mut self.counters.maintenance) += 1;
         if before != *entry.view.dependencies() {
             self.routing.remove(id);
             self.routing.add(id, &entry.view);
         }
         let Some(update) = update else { return };
-        self.counters.pushes += entry.subscribers.len() as u64;
+        self.counters.offered += entry.subscribers.len() as u64;
         for (subscription, subscriber) in &entry.subscribers {
             push(subscriber, *subscription, update.clone());
         }

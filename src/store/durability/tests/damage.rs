@@ -1,5 +1,6 @@
 //! Damage is found and named, and nothing that is damaged is touched.
 
+use super::super::layout::request_key;
 use super::super::mark::CommitMark;
 use super::*;
 
@@ -22,6 +23,7 @@ impl Victim {
         let mut records = Records::new();
         for seq in 1..=groups {
             let mut batch = group(seq, vec![put(1, seq, &format!("record {seq}")), put(1, 0, &format!("{seq}"))]);
+            batch.requests = vec![answered(seq, "x")];
             batch.catalog = (seq == 1).then(|| catalog(&[1]));
             batch.progress = vec![(
                 BucketId(1),
@@ -312,12 +314,50 @@ fn a_missing_file_of_the_engine_is_found_and_named() {
 }
 
 #[test]
+fn a_remembered_request_that_cannot_be_read_is_damage() {
+    let cases: [(&[u8], &[u8]); 4] = [
+        (&request_key(2), b"no request"),
+        (b"r-", &answered(2, "x").remembered.unwrap().to_bytes()),
+        (&request_key(2), &answered(1, "x").remembered.unwrap().to_bytes()),
+        (&request_key(2), &answered(2, "x").remembered.unwrap().to_bytes()),
+    ];
+    for (at, (key, value)) in cases.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut embedded, _) = open(dir.path());
+        let requests = vec![answered(1, "x")];
+        embedded
+            .append(&Batch {
+                requests,
+                ..defining(1, &[1])
+            })
+            .unwrap();
+        let mut write = embedded.batch(1, fjall::PersistMode::Buffer, embedded.stamp(1, 1001));
+        write.insert(&embedded.meta, key, value);
+        write.commit().unwrap();
+        Box::new(embedded).close().unwrap();
+        let found = read_back(dir.path());
+        let expected = [
+            "a remembered request cannot be read",
+            "a remembered request cannot be read",
+            "a request is remembered twice",
+        ];
+        match expected.get(at) {
+            Some(reason) => {
+                let error = found.unwrap_err().to_string();
+                assert!(error.contains(reason), "{error}");
+            }
+            None => assert_eq!(found.unwrap().0.requests.count(), 2),
+        }
+    }
+}
+
+#[test]
 fn another_format_is_refused_by_name() {
     let victim = Victim::new(1);
-    std::fs::write(victim.dir.path().join("format"), "noex-server data 2\n").unwrap();
+    std::fs::write(victim.dir.path().join("format"), "noex-server data 3\n").unwrap();
     let error = read_back(victim.dir.path()).unwrap_err();
     assert!(
-        matches!(&error, OpenError::Format { found, expected, .. } if found == "noex-server data 2" && expected == "noex-server data 1")
+        matches!(&error, OpenError::Format { found, expected, .. } if found == "noex-server data 3" && expected == "noex-server data 2")
     );
     assert!(error.to_string().contains("use the version that wrote it"), "{error}");
 }
@@ -334,7 +374,7 @@ fn data_without_its_format_is_not_taken_for_a_new_directory() {
         let error = read_back(victim.dir.path()).unwrap_err();
         assert!(matches!(&error, OpenError::Damaged { file, .. } if *file == format), "{error}");
     }
-    std::fs::write(&format, "noex-server data 1\n").unwrap();
+    std::fs::write(&format, "noex-server data 2\n").unwrap();
     assert_eq!(read_back(victim.dir.path()).unwrap().1, victim.states[&2]);
 }
 

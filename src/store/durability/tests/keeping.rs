@@ -30,15 +30,19 @@ fn all_of_a_group_comes_back() {
         progress: vec![(BucketId(3), progress), (BucketId(1), Progress::default())],
         catalog: Some(definitions.clone()),
         dropped: Vec::new(),
+        history: HistoryUpdate::default(),
+        requests: vec![answered(16, "d"), answered(3, "e")],
     };
     embedded.append(&batch).unwrap();
     Box::new(embedded).close().unwrap();
+    let requests = requests_after(&batch.requests);
 
     let (recovered, records) = read_back(dir.path()).unwrap();
     assert_eq!(
         (recovered.seq, recovered.now, recovered.catalog),
         (17, 1_760_000_000_000, definitions)
     );
+    assert_eq!((recovered.requests.count(), recovered.requests), (2, requests));
     assert_eq!(recovered.progress, [(BucketId(1), Progress::default()), (BucketId(3), progress)]);
     assert_eq!(
         texts(&records),

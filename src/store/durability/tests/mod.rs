@@ -1,6 +1,7 @@
 //! What is handed over comes back, whatever happens in between.
 
 mod damage;
+mod history;
 mod keeping;
 mod model;
 
@@ -8,12 +9,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Batch, Catalog, Durability, Embedded, OpenError, Progress, RecordChange, Recovered, StoredBucket, SyncLevel};
+use super::{
+    Batch, Catalog, Durability, Embedded, HistoryUpdate, OpenError, Progress, RecordChange, Recovered, StoredBucket, StoredCommit,
+    StoredGroup, StoredHistory, SyncLevel,
+};
 use crate::protocol::Record;
-use crate::store::state::{BucketId, RowId};
+use crate::store::Outcome;
+use crate::store::state::{Answer, BucketId, Remembered, RequestChange, RequestKey, Requests, RowId};
 
 /// The records of a directory, by bucket and row.
 type Records = BTreeMap<(u32, u64), Record>;
@@ -49,6 +55,33 @@ fn catalog(buckets: &[u32]) -> Catalog {
         buckets: buckets.iter().map(stored).collect(),
         queries: Vec::new(),
     }
+}
+
+/// A request that stored a record with this text.
+fn answered(number: u64, text: &str) -> RequestChange {
+    let answer = Answer::of(&Ok(Outcome::Record(Some(record(text)))));
+    let remembered = Remembered::new(&RequestKey::new(format!("r{number}"), 7).unwrap(), 1000 + number, answer);
+    RequestChange {
+        number,
+        remembered: Some(Arc::new(remembered)),
+    }
+}
+
+fn forgotten(number: u64) -> RequestChange {
+    RequestChange { number, remembered: None }
+}
+
+/// What is remembered after all of these changes.
+fn requests_after<'c>(changes: impl IntoIterator<Item = &'c RequestChange>) -> Requests {
+    let mut last = BTreeMap::new();
+    for change in changes {
+        last.insert(change.number, change.remembered.clone());
+    }
+    let mut requests = Requests::default();
+    for (number, remembered) in last {
+        assert!(remembered.is_none_or(|remembered| requests.insert(number, remembered)));
+    }
+    requests
 }
 
 /// A group that defines the buckets.

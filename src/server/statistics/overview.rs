@@ -1,0 +1,123 @@
+//! The server as its statistics see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::counters::Counters;
+use super::report::{
+    AcceptStats, ConnectionInfo, ConnectionStats, LatencyByTier, PushStats, QueueStats, ServerStats, ServiceStats, TrafficStats, closes,
+    errors,
+};
+use crate::protocol::ConnectionId;
+use crate::server::config::Config;
+use crate::server::connection::registry::Registry;
+use crate::store::Store;
+
+/// Connections that are looked at while the registry is held.
+const PAGE: usize = 512;
+
+/// What the configuration says of the server as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    name: String,
+    host: String,
+    port: u16,
+    rate_limit_enabled: bool,
+}
+
+impl Identity {
+    /// A server of this configuration that listens on `port`.
+    pub(crate) fn new(config: &Config, port: u16) -> Self {
+        Self {
+            name: config.name.clone(),
+            host: config.host.clone(),
+            port,
+            rate_limit_enabled: config.rate_limit.is_some(),
+        }
+    }
+}
+
+/// All that reports are made of.
+pub(crate) struct Overview {
+    identity: Identity,
+    started: Instant,
+    counters: Arc<Counters>,
+    registry: Arc<Registry>,
+    subscriptions: Arc<AtomicUsize>,
+}
+
+impl Overview {
+    /// A server that starts now. `subscriptions` counts those of all connections.
+    pub(crate) fn new(identity: Identity, counters: Arc<Counters>, registry: Arc<Registry>, subscriptions: Arc<AtomicUsize>) -> Self {
+        Self {
+            identity,
+            started: Instant::now(),
+            counters,
+            registry,
+            subscriptions,
+        }
+    }
+
+    /// How long ago the server has started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How the server is doing.
+    pub(crate) fn server(&self, store: &Store) -> ServerStats {
+        ServerStats {
+            port: self.identity.port,
+            host: self.identity.host.clone(),
+            uptime_ms: u64::try_from(self.uptime().as_millis()).unwrap_or(u64::MAX),
+            service: self.service(store),
+        }
+    }
+
+    /// What clients are told of it.
+    pub(crate) fn service(&self, store: &Store) -> ServiceStats {
+        let counters = &self.counters;
+        let active = self.registry.len();
+        ServiceStats {
+            name: self.identity.name.clone(),
+            connection_count: active,
+            auth_enabled: false,
+            rate_limit_enabled: self.identity.rate_limit_enabled,
+            rules_enabled: false,
+            connections: ConnectionStats {
+                active,
+                authenticated: 0,
+                total_store_subscriptions: self.subscriptions.load(Ordering::Relaxed),
+                total_rules_subscriptions: 0,
+            },
+            store: store.stats().without_reserved(),
+            rules: (),
+            accepts: AcceptStats::of(counters),
+            closes: closes(counters),
+            traffic: TrafficStats::of(counters),
+            errors: errors(counters),
+            pushes: PushStats::of(counters),
+            queues: QueueStats::of(counters),
+            latency: LatencyByTier::of(counters),
+        }
+    }
+
+    /// The number of connections.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// The connections in the order in which they came. The registry is held for some of them at a time, so that
+    /// nobody who comes or goes waits for a long list.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = ConnectionInfo> {
+        let mut last: Option<ConnectionId> = None;
+        let pages = std::iter::from_fn(move || {
+            let page = self.registry.page(last, PAGE);
+            last = page.last().map(|(id, ..)| *id).or(last);
+            (!page.is_empty()).then_some(page)
+        });
+        pages
+            .flatten()
+            .map(|(id, address, figures)| ConnectionInfo::of(id, address, &figures))
+    }
+}
