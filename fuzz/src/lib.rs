@@ -358,9 +358,9 @@ pub async fn settle() {
     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
 }
 
-/// The JSON texts of an input that is text, one on each line; nothing where it is none.
+/// The JSON objects of an input that is text, one on each line; nothing where it is none.
 #[must_use]
-pub fn lines(data: &[u8]) -> Option<impl Iterator<Item = Value>> {
+pub fn lines(data: &[u8]) -> Option<impl Iterator<Item = Map<String, Value>>> {
     let text = std::str::from_utf8(data).ok().filter(|text| text.starts_with('{'))?;
     Some(text.lines().filter_map(|line| serde_json::from_str(line).ok()))
 }

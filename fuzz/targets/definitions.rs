@@ -18,24 +18,24 @@ use serde_json::{Map, Value, json};
 const STEPS: usize = 40;
 
 fuzz_target!(|data: &[u8]| {
-    if let Some(values) = lines(data) {
-        run(define_lines(values));
+    if let Some(objects) = lines(data) {
+        run(define_lines(objects));
     } else {
         run(take_steps(Source::new(data)));
     }
 });
 
 /// Seeds and old findings as text: a definition of a bucket on each line, or of a query, each followed by a record.
-async fn define_lines(values: impl Iterator<Item = Value>) {
+async fn define_lines(objects: impl Iterator<Item = Map<String, Value>>) {
     let mut world = World::new().await;
-    for (at, value) in values.take(STEPS).enumerate() {
-        let config = value.as_object().expect("lines begin with a brace");
+    for (at, config) in objects.take(STEPS).enumerate() {
+        let config = &config;
         let outcome = if config.contains_key("schema") {
             world.define_bucket(BUCKETS[at % BUCKETS.len()], config).await
         } else if config.contains_key("bucket") {
             world.define_query(QUERIES[at % QUERIES.len()], config).await
         } else {
-            world.store.bucket(BUCKETS[0]).upsert(&value).await.map(drop)
+            world.store.bucket(BUCKETS[0]).upsert(config).await.map(drop)
         };
         world.check(outcome).await;
     }
