@@ -39,11 +39,13 @@ pub enum ErrorCode {
     RulesNotAvailable,
     /// The server cannot store anything at present: writes are refused, reads go on.
     StorageUnavailable,
+    /// What happened since a cursor is not known any more.
+    CursorTooOld,
 }
 
 impl ErrorCode {
     /// All codes, in the order of the table in `protocol/README.md`.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ParseError,
         Self::InvalidRequest,
         Self::UnknownOperation,
@@ -60,6 +62,7 @@ impl ErrorCode {
         Self::QueryNotDefined,
         Self::RulesNotAvailable,
         Self::StorageUnavailable,
+        Self::CursorTooOld,
     ];
 
     /// The code of a text on the wire.
@@ -88,6 +91,7 @@ impl ErrorCode {
             Self::QueryNotDefined => "QUERY_NOT_DEFINED",
             Self::RulesNotAvailable => "RULES_NOT_AVAILABLE",
             Self::StorageUnavailable => "STORAGE_UNAVAILABLE",
+            Self::CursorTooOld => "CURSOR_TOO_OLD",
         }
     }
 }

@@ -35,7 +35,6 @@ mod supervisor;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::ActorCell;
@@ -52,7 +51,7 @@ use self::connection::{Connections, Limits, StoreSessions};
 use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
-use self::statistics::{Counters, Identity, Overview};
+use self::statistics::Overview;
 use crate::store::Store;
 
 /// Handshakes that may always be in progress, however few connections there may be.
@@ -109,12 +108,9 @@ impl NoexServer {
         bootstrap::apply_definitions(&store, &config).await?;
         let gate = Arc::new(gate);
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
-        let counters = Arc::new(Counters::default());
-        let subscriptions = Arc::default();
-        let identity = Identity::new(&config, gate.local_address().port());
-        let overview = Overview::new(identity, Arc::clone(&counters), Arc::clone(&registry), Arc::clone(&subscriptions));
-        let overview = Arc::new(overview);
-        let context = handler_context(store.clone(), &config, Arc::clone(&overview), subscriptions);
+        let port = gate.local_address().port();
+        let context = Arc::new(handler_context(store.clone(), &config, &registry, port));
+        let overview = Arc::clone(&context.overview);
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
@@ -125,11 +121,11 @@ impl NoexServer {
             // seats there is still room to tell those who are too many.
             handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
-                sessions: StoreSessions(Arc::new(context)),
+                sessions: StoreSessions(context),
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
                 limits: Limits::from(&config),
-                counters,
+                counters: overview.counters(),
             },
         };
         let root = supervisor::start(Arc::new(reception))
@@ -250,12 +246,14 @@ impl fmt::Debug for NoexServer {
     }
 }
 
-fn handler_context(store: Store, config: &Config, overview: Arc<Overview>, total_subscriptions: Arc<AtomicUsize>) -> HandlerContext {
+/// What the sessions share on a server that listens on `port` and keeps its connections in `registry`.
+fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port: u16) -> HandlerContext {
     let limits = &config.connection_limits;
+    let total_subscriptions = Arc::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     HandlerContext {
         store,
-        overview,
+        overview: Arc::new(Overview::new(config, port, Arc::clone(registry), Arc::clone(&total_subscriptions))),
         max_subscriptions_per_connection: limits.max_subscriptions_per_connection,
         max_total_subscriptions: limits.max_total_subscriptions,
         total_subscriptions,

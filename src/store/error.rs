@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{BucketName, Datum, ErrorCode, Issue, QueryName, join_issues};
+use crate::protocol::{BucketName, Cursor, Datum, ErrorCode, Issue, QueryName, join_issues};
 
 /// Why the store refused or failed. The texts are part of the contract with clients.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -167,6 +167,12 @@ pub enum StoreError {
         /// What the disk said.
         reason: String,
     },
+    /// What happened since the cursor is not known any more, or the cursor is of something else.
+    #[error("The cursor is too old or of another feed: changes are known from \"{oldest}\" on. Read the bucket anew and follow from there")]
+    CursorTooOld {
+        /// The oldest cursor from which on everything is known.
+        oldest: Cursor,
+    },
     /// A closure query failed.
     #[error("{0}")]
     QueryFailed(String),
@@ -223,6 +229,7 @@ impl StoreError {
             Self::ReservedName(_) => ErrorCode::Forbidden,
             Self::Busy | Self::ResultTooLarge { .. } => ErrorCode::Backpressure,
             Self::StorageUnavailable { .. } => ErrorCode::StorageUnavailable,
+            Self::CursorTooOld { .. } => ErrorCode::CursorTooOld,
             Self::QueryFailed(_) | Self::AnswerNotKept | Self::Closed => ErrorCode::InternalError,
         }
     }
@@ -266,6 +273,7 @@ impl StoreError {
                 "targetKey": value(target_key),
             })),
             Self::BucketFull { bucket } => Some(json!({ "bucket": bucket })),
+            Self::CursorTooOld { oldest } => Some(json!({ "oldest": oldest.to_string() })),
             Self::RequestKeyReused(key) => Some(json!({ "requestKey": key })),
             Self::RequestKeysFull { retry_after_ms } => Some(json!({ "retryAfterMs": retry_after_ms })),
             Self::RefusedBefore { details, .. } => details.clone(),

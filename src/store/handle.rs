@@ -14,16 +14,17 @@ use tokio::sync::oneshot;
 use super::closure::{ClosureQuery, QueryContext};
 use super::command::{Operation, Outcome};
 use super::events::Events;
+use super::feeds::FeedPlan;
 use super::inbox::Submitted;
 use super::query::{Filter, Page, QueryDefinition, Reader};
 use super::shared::Shared;
 use super::state::{BucketDefinition, QueryKind, RequestKey, State, Timestamp};
-use super::store_actor::{StoreMessage, Watch};
-use super::subscription::{LiveQuery, Subscribing};
+use super::store_actor::{Follow, StoreMessage, Watch};
+use super::subscription::{Following, LiveQuery, SubscribeOptions, Subscribing};
 use super::transaction::{Transaction, to_object};
 use super::views::{Blueprint, Sink, resolve};
 use super::{StoreBuilder, StoreError, StoreStats};
-use crate::protocol::{BucketName, Datum, Number, QueryName, Record, SubscriptionId, json};
+use crate::protocol::{BucketName, Cursor, CursorScope, Datum, Number, QueryName, Record, SubscriptionId, json};
 
 /// A handle on an open store. Cloning gives another handle on the same store; when the last one goes, the store
 /// writes what it has and closes.
@@ -134,23 +135,84 @@ impl Store {
     /// Watches a query for a [`Sink`]. Nothing is pushed before the future has given the first result.
     #[must_use]
     pub fn subscribe(&self, query: &str, params: &Value, id: SubscriptionId, sink: Arc<dyn Sink>) -> Subscribing {
-        let (reply, result) = oneshot::channel();
-        match Blueprint::new(&self.inner.shared.published(), query, params) {
+        self.subscribe_with(query, params, id, sink, SubscribeOptions::default())
+    }
+
+    /// Watches a query for a [`Sink`], in delta mode or from a cursor on. Nothing is pushed before the future has given
+    /// the first result. Fails where the query is not defined, a parameter is missing or, in delta mode, items have no
+    /// key; a cursor that is too old or of something else is no fault.
+    #[must_use]
+    pub fn subscribe_with(
+        &self,
+        query: &str,
+        params: &Value,
+        id: SubscriptionId,
+        sink: Arc<dyn Sink>,
+        options: SubscribeOptions,
+    ) -> Subscribing {
+        let (reply, answer) = oneshot::channel();
+        let Inner { shared, actor, .. } = &*self.inner;
+        let mut scope = CursorScope {
+            epoch: shared.epoch,
+            subject: 0,
+        };
+        let state = shared.published();
+        let blueprint = Blueprint::new(&state, query, params, shared.life).and_then(|blueprint| {
+            if options.delta {
+                blueprint.check_delta(&state)?;
+            }
+            Ok(blueprint)
+        });
+        match blueprint {
             Ok(blueprint) => {
+                scope.subject = blueprint.subject();
+                let resume = options.resume.filter(|cursor| cursor.scope == scope);
                 let watch = StoreMessage::Subscribe(Box::new(Watch {
                     blueprint,
                     id,
                     sink,
+                    since: resume.map(|cursor| cursor.seq),
                     reply,
                 }));
                 // A store that is closed answers by dropping the reply.
-                let _ = self.inner.actor.cast(watch);
+                let _ = actor.cast(watch);
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
             }
         }
-        Subscribing::new(self.inner.actor.clone(), id, result)
+        Subscribing::new(actor.clone(), id, scope, answer)
+    }
+
+    /// Follows the records of a bucket that match a filter, all of them for `null`, for a [`Sink`]: what happens to them
+    /// is pushed commit by commit, after the future has given what has happened since the cursor. Fails where the bucket
+    /// is not there, the filter is malformed, or with [`StoreError::CursorTooOld`].
+    #[must_use]
+    pub fn follow(&self, bucket: &str, filter: &Value, since: Option<Cursor>, id: SubscriptionId, sink: Arc<dyn Sink>) -> Following {
+        let (reply, answer) = oneshot::channel();
+        let Inner { shared, actor, .. } = &*self.inner;
+        let mut scope = CursorScope {
+            epoch: shared.epoch,
+            subject: 0,
+        };
+        match FeedPlan::new(&shared.published(), bucket, filter, shared.epoch, shared.life) {
+            Ok(plan) => {
+                scope = plan.scope();
+                let follow = StoreMessage::Follow(Box::new(Follow {
+                    plan,
+                    id,
+                    sink,
+                    since,
+                    reply,
+                }));
+                // A store that is closed answers by dropping the reply.
+                let _ = actor.cast(follow);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+        Following::new(actor.clone(), id, scope, answer)
     }
 
     /// Watches a query from the embedding program.

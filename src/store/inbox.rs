@@ -50,6 +50,11 @@ impl Inbox {
         Ok(waiting.operations.len() == 1)
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.lock().operations.len()
+    }
+
     /// Takes all that wait.
     pub(super) fn take(&self) -> Vec<Submitted> {
         std::mem::take(&mut self.waiting.lock().operations)

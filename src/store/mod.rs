@@ -38,6 +38,7 @@ mod events;
 #[cfg(test)]
 mod fault_tests;
 mod feeds;
+mod fingerprint;
 mod handle;
 mod history;
 mod inbox;
@@ -62,6 +63,6 @@ pub use handle::{BucketHandle, Commit, Snapshot, Store};
 pub use history::HistoryLimits;
 pub use state::{BucketDefinition, FieldSpec, RequestKey, RequestLimits, Timestamp};
 pub use stats::{MaintenanceStats, StoreStats, ViewStats};
-pub use subscription::{LiveQuery, Subscribed, Subscribing, Subscription, WatchError};
+pub use subscription::{Followed, Following, LiveQuery, SubscribeOptions, Subscribed, Subscribing, Subscription, WatchError};
 pub use transaction::Transaction;
 pub use views::{Delta, EndReason, Sink, Update, ViewResult};

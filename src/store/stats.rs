@@ -27,6 +27,8 @@ pub struct StoreStats {
     pub ttl: TtlStats,
     /// How live views are kept up to date.
     pub views: ViewStats,
+    /// Writes that wait for their place in the order of commits, at present.
+    pub pending_commands: usize,
     /// The requests whose answers are remembered.
     pub request_keys: RequestKeyStats,
 }
@@ -93,6 +95,8 @@ pub struct ViewStats {
     pub live: u64,
     /// The same, by how they follow changes.
     pub maintenance: MaintenanceStats,
+    /// Evaluations in all: of views that were not there yet, and those below.
+    pub evaluated: u64,
     /// Times that a view had to be evaluated anew because the change could not be followed.
     pub reevaluated: u64,
     /// New results that were offered to subscribers. Where one is slower than the changes come, it is sent the newest
@@ -159,9 +163,11 @@ impl StoreStats {
             views: ViewStats {
                 live: views.views,
                 maintenance: views.maintenance,
+                evaluated: views.builds + views.reevaluations,
                 reevaluated: views.reevaluations,
                 offered: views.offered,
             },
+            pending_commands: shared.inbox.len(),
             request_keys: RequestKeyStats {
                 count: state.requests().count(),
                 bytes: state.requests().bytes(),

@@ -20,14 +20,16 @@ use super::StoreError;
 use super::command::{Command, Operation};
 use super::commit_group::CommitGroup;
 use super::disk::{Disk, DiskReport};
+use super::feeds::{FeedPlan, Feeds, Missed};
 use super::history::History;
 use super::inbox::Submitted;
 use super::long_work::in_place;
 use super::shared::Shared;
 use super::state::{Change, Effects, RequestKey, State, Timestamp, apply};
-use super::views::{Blueprint, Built, Sink, ViewResult, Views};
+use super::subscription::{Fed, Watched};
+use super::views::{Blueprint, Built, Sink, Views};
 use super::visible::Visible;
-use crate::protocol::{Number, SubscriptionId};
+use crate::protocol::{Cursor, Number, SubscriptionId};
 
 /// A view that looks at more rows than this is evaluated away from the actor.
 const INLINE_ROWS_MAX: usize = 2_000;
@@ -43,6 +45,8 @@ pub(super) enum StoreMessage {
     Disk(DiskReport),
     /// Somebody wants to watch a query.
     Subscribe(Box<Watch>),
+    /// Somebody wants to follow a bucket.
+    Follow(Box<Follow>),
     /// Somebody no longer wants to.
     Unsubscribe(SubscriptionId),
     /// A view was evaluated.
@@ -56,7 +60,19 @@ pub(super) struct Watch {
     pub(super) blueprint: Blueprint,
     pub(super) id: SubscriptionId,
     pub(super) sink: Arc<dyn Sink>,
-    pub(super) reply: oneshot::Sender<Result<Arc<ViewResult>, StoreError>>,
+    /// The commit up to which it has watched before.
+    pub(super) since: Option<u64>,
+    pub(super) reply: oneshot::Sender<Result<Watched, StoreError>>,
+}
+
+/// Who wants to follow what.
+pub(super) struct Follow {
+    pub(super) plan: FeedPlan,
+    pub(super) id: SubscriptionId,
+    pub(super) sink: Arc<dyn Sink>,
+    /// How far it has followed before.
+    pub(super) since: Option<Cursor>,
+    pub(super) reply: oneshot::Sender<Result<Fed, StoreError>>,
 }
 
 /// Names one evaluation of a view.
@@ -92,6 +108,7 @@ pub(super) struct StoreState {
     /// What happened of late, the group on its way to disk included.
     history: History,
     views: Views,
+    feeds: Feeds,
     building: Vec<Building>,
     builds: u64,
     seeds: ChaCha8Rng,
@@ -124,7 +141,9 @@ impl Actor for StoreActor {
             history,
             seeds,
         } = arguments;
+        let limits = shared.limits.history;
         Ok(StoreState {
+            feeds: Feeds::new(limits.max_changes, limits.max_bytes),
             working: State::clone(&shared.published()),
             shared,
             open: CommitGroup::default(),
@@ -152,6 +171,7 @@ impl Actor for StoreActor {
             StoreMessage::Wake => state.apply_waiting(),
             StoreMessage::Disk(report) => state.disk_reported(report),
             StoreMessage::Subscribe(watch) => state.subscribe(*watch, &myself),
+            StoreMessage::Follow(follow) => state.follow_bucket(*follow),
             StoreMessage::Unsubscribe(id) => state.unsubscribe(id),
             StoreMessage::Built(id, built) => state.built(id, *built),
             StoreMessage::Close(reply) => state.close(reply),
@@ -338,6 +358,7 @@ impl StoreState {
         for name in &effects.undefined {
             self.views.query_removed(name);
         }
+        self.feeds.follow(visible, before, state);
         for (_, old, _) in &effects.emptied {
             self.shared.announce_emptied(*old, before, state);
         }
@@ -399,6 +420,7 @@ impl StoreState {
             building.waiting.push(watch);
             return;
         }
+        self.views.count_evaluations(1, 0);
         if watch.blueprint.cost(&state) <= INLINE_ROWS_MAX {
             match watch.blueprint.build(&state) {
                 Ok(built) => {
@@ -435,11 +457,14 @@ impl StoreState {
         };
         let building = self.building.swap_remove(at);
         let state = self.shared.published();
+        let mut reevaluations = 0;
         let current = if building.stale {
+            reevaluations += 1;
             in_place(|| building.blueprint.build(&state))
         } else {
-            built.and_then(|mut built| built.catch_up(&building.since, &state).map(|()| built))
+            built.and_then(|mut built| built.catch_up(&building.since, &state, &mut reevaluations).map(|()| built))
         };
+        self.views.count_evaluations(0, reevaluations);
         match current {
             Ok(view) => {
                 self.views.adopt(&building.blueprint, view);
@@ -461,17 +486,65 @@ impl StoreState {
             blueprint,
             id,
             sink,
+            since,
             reply,
         } = watch;
         let Some(result) = self.views.subscribe(&blueprint, id, sink) else {
             return;
         };
+        let state = self.shared.published();
+        let seq = state.seq();
+        let resumed = since
+            .filter(|since| *since <= seq)
+            .and_then(|since| self.views.resume(&blueprint, since, &self.history, &state));
         // Before the answer: whoever has it and asks for the statistics finds the view in them.
         self.shared.set_view_counters(self.views.counters());
-        if reply.send(Ok(result)).is_err() {
+        if reply.send(Ok(Watched { result, seq, resumed })).is_err() {
             // Whoever asked is gone already.
             self.unsubscribe(id);
         }
+    }
+
+    fn follow_bucket(&mut self, follow: Follow) {
+        let Follow {
+            plan,
+            id,
+            sink,
+            since,
+            reply,
+        } = follow;
+        let fed = match since {
+            // What was missed may be long.
+            Some(_) => in_place(|| self.feed(&plan, id, sink, since)),
+            None => self.feed(&plan, id, sink, since),
+        };
+        let fed_somebody = fed.is_ok();
+        if reply.send(fed).is_err() && fed_somebody {
+            // Whoever asked is gone already.
+            self.feeds.remove(id);
+        }
+    }
+
+    fn feed(&mut self, plan: &FeedPlan, id: SubscriptionId, sink: Arc<dyn Sink>, since: Option<Cursor>) -> Result<Fed, StoreError> {
+        let state = self.shared.published();
+        let bucket = state.bucket(plan.bucket().as_str())?;
+        let (scope, seq) = (plan.scope(), state.seq());
+        let too_old = |oldest: u64| StoreError::CursorTooOld {
+            oldest: scope.at(oldest.min(seq)),
+        };
+        let missed = |cursor: Cursor| Missed {
+            // A cursor of something else says nothing: the answer is how far back the history reaches.
+            since: if cursor.scope == scope && cursor.seq <= seq {
+                cursor.seq
+            } else {
+                0
+            },
+            until: seq,
+            bucket,
+            history: &self.history,
+        };
+        let backlog = self.feeds.add(plan, id, sink, since.map(missed)).map_err(too_old)?;
+        Ok(Fed { seq, backlog })
     }
 
     fn unsubscribe(&mut self, id: SubscriptionId) {
@@ -479,6 +552,7 @@ impl StoreState {
             building.waiting.retain(|watch| watch.id != id);
         }
         self.views.unsubscribe(id);
+        self.feeds.remove(id);
         self.shared.set_view_counters(self.views.counters());
     }
 

@@ -4,15 +4,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use ractor::ActorRef;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 use super::StoreError;
+use super::feeds::ChangeSet;
 use super::handle::Store;
 use super::store_actor::StoreMessage;
 use super::views::{EndReason, Sink, Update, ViewResult};
-use crate::protocol::{CursorScope, SubscriptionId};
+use crate::protocol::{Cursor, CursorScope, SubscriptionId};
+
+/// How a query is to be watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// Whether changes of the result are to be told as deltas: then its items must have keys.
+    pub delta: bool,
+    /// How far an earlier subscription of the same query got.
+    pub resume: Option<Cursor>,
+}
 
 /// A subscription that was opened: its first result, and the guard that keeps it.
 pub struct Subscribed {
@@ -20,6 +31,22 @@ pub struct Subscribed {
     pub result: Arc<ViewResult>,
     /// What its cursors have in common.
     pub scope: CursorScope,
+    /// The commit as of which this is the result: the subscription begins at the cursor `scope.at(seq)`.
+    pub seq: u64,
+    /// What turned the result at the cursor that was given into this one, as JSON; none where that is not known.
+    pub resumed: Option<Bytes>,
+    /// Ends the subscription when it goes.
+    pub subscription: Subscription,
+}
+
+/// A bucket that is followed: what was missed, and the guard that keeps it.
+pub struct Followed {
+    /// What its cursors have in common.
+    pub scope: CursorScope,
+    /// The commit behind which changes are pushed: without a cursor the feed begins at `scope.at(seq)`.
+    pub seq: u64,
+    /// What has happened since the cursor that was given, up to `seq`, in order.
+    pub backlog: Vec<Arc<ChangeSet>>,
     /// Ends the subscription when it goes.
     pub subscription: Subscription,
 }
@@ -45,23 +72,56 @@ impl Drop for Subscription {
     }
 }
 
-/// A subscription that is being opened.
-pub struct Subscribing {
+/// What the actor says of a view that is watched from now on.
+pub(super) struct Watched {
+    pub(super) result: Arc<ViewResult>,
+    pub(super) seq: u64,
+    pub(super) resumed: Option<Bytes>,
+}
+
+/// What the actor says of a feed that is followed from now on.
+pub(super) struct Fed {
+    pub(super) seq: u64,
+    pub(super) backlog: Vec<Arc<ChangeSet>>,
+}
+
+/// Something that is being opened.
+struct Opening<T> {
     /// Goes before the guard below: an answer that nobody takes any more must be seen as such.
-    result: oneshot::Receiver<Result<Arc<ViewResult>, StoreError>>,
+    answer: oneshot::Receiver<Result<T, StoreError>>,
+    scope: CursorScope,
     subscription: Option<Subscription>,
 }
+
+impl<T> Opening<T> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(T, CursorScope, Subscription), StoreError>> {
+        let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) else {
+            return Poll::Pending;
+        };
+        let answer = answer.unwrap_or(Err(StoreError::Closed));
+        Poll::Ready(answer.and_then(|answer| {
+            let subscription = self.subscription.take().ok_or(StoreError::Closed)?;
+            Ok((answer, self.scope, subscription))
+        }))
+    }
+}
+
+/// A subscription that is being opened.
+pub struct Subscribing(Opening<Watched>);
 
 impl Subscribing {
     pub(super) fn new(
         actor: ActorRef<StoreMessage>,
         id: SubscriptionId,
-        result: oneshot::Receiver<Result<Arc<ViewResult>, StoreError>>,
+        scope: CursorScope,
+        answer: oneshot::Receiver<Result<Watched, StoreError>>,
     ) -> Self {
-        Self {
-            subscription: Some(Subscription { id, actor }),
-            result,
-        }
+        let subscription = Some(Subscription { id, actor });
+        Self(Opening {
+            answer,
+            scope,
+            subscription,
+        })
     }
 }
 
@@ -69,19 +129,45 @@ impl Future for Subscribing {
     type Output = Result<Subscribed, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(answer) = Pin::new(&mut self.result).poll(context) else {
-            return Poll::Pending;
-        };
-        let result = answer.unwrap_or(Err(StoreError::Closed));
-        Poll::Ready(result.and_then(|result| {
-            let subscription = self.subscription.take().ok_or(StoreError::Closed)?;
-            let scope = CursorScope { epoch: 0, subject: 0 };
-            Ok(Subscribed {
-                result,
-                scope,
-                subscription,
-            })
-        }))
+        self.0.poll(context).map_ok(|(watched, scope, subscription)| Subscribed {
+            result: watched.result,
+            scope,
+            seq: watched.seq,
+            resumed: watched.resumed,
+            subscription,
+        })
+    }
+}
+
+/// A change feed that is being opened.
+pub struct Following(Opening<Fed>);
+
+impl Following {
+    pub(super) fn new(
+        actor: ActorRef<StoreMessage>,
+        id: SubscriptionId,
+        scope: CursorScope,
+        answer: oneshot::Receiver<Result<Fed, StoreError>>,
+    ) -> Self {
+        let subscription = Some(Subscription { id, actor });
+        Self(Opening {
+            answer,
+            scope,
+            subscription,
+        })
+    }
+}
+
+impl Future for Following {
+    type Output = Result<Followed, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(context).map_ok(|(fed, scope, subscription)| Followed {
+            scope,
+            seq: fed.seq,
+            backlog: fed.backlog,
+            subscription,
+        })
     }
 }
 

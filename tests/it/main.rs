@@ -14,6 +14,7 @@ mod live_queries;
 mod live_views;
 mod model;
 mod readme;
+mod resuming;
 mod shutdown;
 mod tidy;
 mod vectors;

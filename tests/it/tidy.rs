@@ -11,7 +11,6 @@ use serde_json::Value;
 /// Codes that no vector can bring about, each with the reason.
 const CODES_WITHOUT_VECTOR: &[(&str, &str)] = &[
     ("UNAUTHORIZED", "needs a configured login, which this version does not have"),
-    ("BACKPRESSURE", "needs more unfinished work than a vector can hold up"),
     ("INTERNAL_ERROR", "means a fault of the server, and no known input causes one"),
     (
         "STORAGE_UNAVAILABLE",

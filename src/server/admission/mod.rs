@@ -38,8 +38,8 @@ use crate::protocol::{CloseCode, Request};
 /// How many requests over its quota a connection may send before it is not read for [`REFUSAL_PAUSE`].
 const REFUSALS_UNPAUSED: u8 = 64;
 
-/// What keeps a flood of requests over the quota from costing more than a hundredth of a core: some six thousand of
-/// them are answered in a second, and TCP holds up the rest.
+/// What keeps a flood of requests over the quota from costing whatever the client likes: some six thousand of them are
+/// answered in a second, and TCP holds up the rest.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Decides who comes in.

@@ -12,7 +12,7 @@ use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
 use crate::server::config::ConnectionLimits;
 use crate::server::connection::registry::Registry;
-use crate::server::statistics::{ConnectionFigures, Identity, Overview};
+use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::{EndReason, Sink, Store, Update};
 
 /// Remembers what was pushed.
@@ -89,8 +89,7 @@ impl Client {
 
 /// A server with the connections of `registry`.
 fn overview(registry: &Arc<Registry>) -> Overview {
-    let identity = Identity::new(&Config::default(), 8080);
-    Overview::new(identity, Arc::default(), Arc::clone(registry), Arc::default())
+    Overview::new(&Config::default(), 8080, Arc::clone(registry), Arc::default())
 }
 
 async fn context() -> HandlerContext {

@@ -13,7 +13,7 @@ mod report;
 pub(crate) use connection::{ConnectionCounters, ConnectionFigures, Standing, Ticket, Traffic};
 pub(crate) use counters::{Count, Counters};
 pub use histogram::LatencyStats;
-pub(crate) use overview::{Identity, Overview};
+pub(crate) use overview::Overview;
 pub use report::{
     AcceptStats, ConnectionInfo, ConnectionStats, LatencyByTier, PushStats, QueueStats, ServerStats, ServiceStats, TrafficStats,
 };

@@ -17,30 +17,12 @@ use crate::store::Store;
 /// Connections that are looked at while the registry is held.
 const PAGE: usize = 512;
 
-/// What the configuration says of the server as a whole.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
+/// All that reports are made of.
+pub(crate) struct Overview {
     name: String,
     host: String,
     port: u16,
     rate_limit_enabled: bool,
-}
-
-impl Identity {
-    /// A server of this configuration that listens on `port`.
-    pub(crate) fn new(config: &Config, port: u16) -> Self {
-        Self {
-            name: config.name.clone(),
-            host: config.host.clone(),
-            port,
-            rate_limit_enabled: config.rate_limit.is_some(),
-        }
-    }
-}
-
-/// All that reports are made of.
-pub(crate) struct Overview {
-    identity: Identity,
     started: Instant,
     counters: Arc<Counters>,
     registry: Arc<Registry>,
@@ -48,15 +30,24 @@ pub(crate) struct Overview {
 }
 
 impl Overview {
-    /// A server that starts now. `subscriptions` counts those of all connections.
-    pub(crate) fn new(identity: Identity, counters: Arc<Counters>, registry: Arc<Registry>, subscriptions: Arc<AtomicUsize>) -> Self {
+    /// A server of this configuration that starts now and listens on `port`. `subscriptions` counts those of all
+    /// connections.
+    pub(crate) fn new(config: &Config, port: u16, registry: Arc<Registry>, subscriptions: Arc<AtomicUsize>) -> Self {
         Self {
-            identity,
+            name: config.name.clone(),
+            host: config.host.clone(),
+            port,
+            rate_limit_enabled: config.rate_limit.is_some(),
             started: Instant::now(),
-            counters,
+            counters: Arc::default(),
             registry,
             subscriptions,
         }
+    }
+
+    /// What connections count with.
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// How long ago the server has started.
@@ -67,8 +58,8 @@ impl Overview {
     /// How the server is doing.
     pub(crate) fn server(&self, store: &Store) -> ServerStats {
         ServerStats {
-            port: self.identity.port,
-            host: self.identity.host.clone(),
+            port: self.port,
+            host: self.host.clone(),
             uptime_ms: u64::try_from(self.uptime().as_millis()).unwrap_or(u64::MAX),
             service: self.service(store),
         }
@@ -79,10 +70,10 @@ impl Overview {
         let counters = &self.counters;
         let active = self.registry.len();
         ServiceStats {
-            name: self.identity.name.clone(),
+            name: self.name.clone(),
             connection_count: active,
             auth_enabled: false,
-            rate_limit_enabled: self.identity.rate_limit_enabled,
+            rate_limit_enabled: self.rate_limit_enabled,
             rules_enabled: false,
             connections: ConnectionStats {
                 active,

@@ -44,9 +44,6 @@ impl Default for HistoryLimits {
     }
 }
 
-/// The first versions that readers saw of rows that have changed since; none where there was no record.
-pub(super) type Before = HashMap<RowId, Option<Record>>;
-
 /// What happened of late, bucket by bucket.
 #[derive(Debug)]
 pub(super) struct History {
@@ -130,9 +127,10 @@ impl History {
         self.rings.get(&bucket).map_or(Err(until), |ring| ring.since(after, until))
     }
 
-    /// How the rows that have changed between two commits were at the first of them, where that is known.
-    pub(super) fn before(&self, bucket: BucketId, after: u64, until: u64) -> Option<Before> {
-        let mut before = Before::new();
+    /// How the rows that have changed between two commits were at the first of them, none where there was no record;
+    /// where that is known.
+    pub(super) fn before(&self, bucket: BucketId, after: u64, until: u64) -> Option<HashMap<RowId, Option<Record>>> {
+        let mut before = HashMap::new();
         for change in self.since(bucket, after, until).ok()?.flat_map(|entry| &entry.changes) {
             before.entry(change.row).or_insert_with(|| change.old.clone());
         }

@@ -30,7 +30,6 @@ impl Plan {
     ///
     /// # Errors
     /// [`StoreError::Invalid`] for groups, and for projections without the key; where the bucket is not there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for subscriptions in delta mode"))]
     pub(super) fn check_delta(&self, state: &State) -> Result<(), StoreError> {
         let Self::Query(query) = self else { return Ok(()) };
         let key = state.bucket(query.bucket.as_str())?.key_field();
@@ -158,7 +157,6 @@ impl LiveView {
     /// What turned the result that there was at an earlier commit into the latest one. `before` has each row of the
     /// bucket that has changed since, as it was visible at that commit; none where it was not. `state` is the one up
     /// to which the view has followed. Evaluates nothing but a window that lost rows it does not hold.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for subscriptions that are resumed"))]
     pub(super) fn delta_since(&self, before: &Versions, state: &State) -> Delta {
         let (Plan::Query(query), Maintenance::Rows(view)) = (&self.plan, &self.maintenance) else {
             return self.latest.as_delta();

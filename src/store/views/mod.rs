@@ -11,6 +11,7 @@ mod groups;
 mod live_view;
 mod number;
 mod result;
+mod resumes;
 mod routing;
 mod rows;
 mod sequence;
@@ -20,15 +21,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 pub use delta::Delta;
 pub use result::ViewResult;
 
 use self::live_view::{Followed, LiveView, Plan};
+use self::resumes::Resumes;
 use self::routing::Routing;
+use self::rows::Versions;
 use super::StoreError;
-use super::feeds::ChangeSet;
+use super::feeds::{ChangeSet, lifetime};
+use super::fingerprint::Fingerprint;
+use super::history::History;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
 use super::stats::MaintenanceStats;
@@ -121,27 +127,37 @@ pub(super) struct Blueprint {
     key: ViewKey,
     plan: Plan,
     active: Arc<AtomicUsize>,
+    subject: u64,
 }
 
 impl Blueprint {
-    /// Puts a query and its parameters together.
+    /// Puts a query and its parameters together. `life` names this opening of the store.
     ///
     /// # Errors
     /// Where the query is not defined or a parameter is missing or of no use.
-    pub(super) fn new(state: &State, query: &str, params: &Value) -> Result<Self, StoreError> {
+    pub(super) fn new(state: &State, query: &str, params: &Value, life: u64) -> Result<Self, StoreError> {
         let entry = state.query(query)?;
-        let (plan, params) = match &entry.kind {
+        let subject = Fingerprint::of("query").with(query.as_bytes());
+        let (plan, params, subject) = match &entry.kind {
             QueryKind::Declarative(definition) => {
                 let (resolved, used) = resolve(query, definition, params)?;
-                state.bucket(definition.bucket().as_str())?;
-                (Plan::Query(Arc::new(resolved)), used)
+                let bucket = state.bucket(definition.bucket().as_str())?;
+                let config = crate::protocol::json::to_vec(&Value::Object(definition.config().clone()));
+                let subject = subject.with(&config).with(&lifetime(bucket, life));
+                (Plan::Query(Arc::new(resolved)), used, subject)
             }
             QueryKind::Programmatic(closure) => {
                 let text = crate::protocol::json::to_vec(params);
-                (Plan::Closure(closure.clone(), Arc::new(params.clone())), text)
+                // After a restart the function may be another one.
+                (
+                    Plan::Closure(closure.clone(), Arc::new(params.clone())),
+                    text,
+                    subject.with(&life.to_le_bytes()),
+                )
             }
         };
         Ok(Self {
+            subject: subject.with(&params).finish(),
             key: ViewKey {
                 query: query.into(),
                 params,
@@ -175,6 +191,19 @@ impl Blueprint {
         &self.key
     }
 
+    /// What names the query with its definition and parameters in cursors.
+    pub(super) fn subject(&self) -> u64 {
+        self.subject
+    }
+
+    /// Checks that changes of the result can be told as deltas.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] where items have no key; where the bucket is not there.
+    pub(super) fn check_delta(&self, state: &State) -> Result<(), StoreError> {
+        self.plan.check_delta(state)
+    }
+
     /// How many rows an evaluation will look at.
     pub(super) fn cost(&self, state: &State) -> usize {
         LiveView::cost(&self.plan, state)
@@ -201,13 +230,14 @@ impl Blueprint {
 pub(super) struct Built(LiveView);
 
 impl Built {
-    /// Brings the view up to a state that has come about since by these changes.
+    /// Brings the view up to a state that has come about since by these changes. `reevaluations` counts what could not
+    /// be followed.
     ///
     /// # Errors
     /// Where an evaluation was needed and failed.
-    pub(super) fn catch_up(&mut self, changes: &[Change], state: &State) -> Result<(), StoreError> {
+    pub(super) fn catch_up(&mut self, changes: &[Change], state: &State, reevaluations: &mut u64) -> Result<(), StoreError> {
         let changes: Vec<_> = changes.iter().collect();
-        match self.0.follow(&changes, state, &mut 0) {
+        match self.0.follow(&changes, state, reevaluations) {
             Followed::Unchanged | Followed::Changed => Ok(()),
             Followed::Failed(error) => Err(error),
         }
@@ -243,6 +273,8 @@ pub(super) fn resolve(
 pub(super) struct ViewCounters {
     /// Views that are being kept.
     pub views: u64,
+    /// Times that a view was evaluated to begin with.
+    pub builds: u64,
     /// Times that a view had to be evaluated anew.
     pub reevaluations: u64,
     /// New results offered to subscribers.
@@ -259,6 +291,7 @@ pub(super) struct Views {
     by_key: HashMap<ViewKey, ViewId>,
     by_subscription: HashMap<SubscriptionId, ViewId>,
     routing: Routing,
+    resumes: Resumes,
     counters: ViewCounters,
 }
 
@@ -269,6 +302,12 @@ impl Views {
             views: self.entries.len() as u64,
             ..self.counters
         }
+    }
+
+    /// Counts views that were evaluated to begin with, and how often that had to be done anew.
+    pub(super) fn count_evaluations(&mut self, builds: u64, reevaluations: u64) {
+        self.counters.builds += builds;
+        self.counters.reevaluations += reevaluations;
     }
 
     /// Whether a view is there already.
@@ -309,6 +348,25 @@ impl Views {
         Some(Arc::clone(entry.view.latest()))
     }
 
+    /// What turned the result that there was at an earlier commit into the latest one, where that is known; `state` is
+    /// the state of the views.
+    pub(super) fn resume(&mut self, blueprint: &Blueprint, since: u64, history: &History, state: &State) -> Option<Bytes> {
+        let id = *self.by_key.get(&blueprint.key)?;
+        let view = &self.entries.get(&id)?.view;
+        if view.latest().seq() <= since {
+            return Some(view.delta_since(&Versions::new(), state).to_json());
+        }
+        let Plan::Query(query) = view.plan() else { return None };
+        if let Some(delta) = self.resumes.get(id, since) {
+            return Some(delta);
+        }
+        let bucket = state.bucket_id(query.bucket.as_str())?;
+        let before = history.before(bucket, since, state.seq())?;
+        let delta = view.delta_since(&before, state).to_json();
+        self.resumes.keep(id, since, delta.clone());
+        Some(delta)
+    }
+
     /// Takes a subscriber out, and the view with the last of them.
     pub(super) fn unsubscribe(&mut self, id: SubscriptionId) {
         let Some(view) = self.by_subscription.remove(&id) else { return };
@@ -331,6 +389,7 @@ impl Views {
 
     fn drop_view(&mut self, id: ViewId) {
         self.routing.remove(id);
+        self.resumes.forget(id);
         if let Some(entry) = self.entries.remove(&id) {
             *entry.view.count_in(&mut self.counters.maintenance) -= 1;
             self.by_key.remove(&entry.key);
@@ -399,7 +458,7 @@ impl Views {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         for (subscription, subscriber) in entry.subscribers.drain() {
             subscriber.active.fetch_sub(1, Ordering::Relaxed);
-            push(&subscriber, subscription, Update::Ended(reason));
+            push(&*subscriber.sink, subscription, Update::Ended(reason));
             self.by_subscription.remove(&subscription);
         }
         self.drop_view(id);
@@ -422,16 +481,17 @@ impl Views {
             self.routing.add(id, &entry.view);
         }
         let Some(update) = update else { return };
+        self.resumes.forget(id);
         self.counters.offered += entry.subscribers.len() as u64;
         for (subscription, subscriber) in &entry.subscribers {
-            push(subscriber, *subscription, update.clone());
+            push(&*subscriber.sink, *subscription, update.clone());
         }
     }
 }
 
 /// Tells a subscriber. A sink that panics is its owner's concern: the store and the other subscribers go on.
-fn push(subscriber: &Subscriber, id: SubscriptionId, update: Update) {
-    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| subscriber.sink.push(id, update)));
+pub(super) fn push(sink: &dyn Sink, id: SubscriptionId, update: Update) {
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink.push(id, update)));
     if told.is_err() {
         tracing::error!(subscription = %id, "a sink panicked");
     }

@@ -1,0 +1,63 @@
+//! What those missed who were away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Missed;
+use super::change_set::{ChangeSet, encode};
+use crate::store::query::Filter;
+
+/// Everything that happened after a commit, for the followers of one feed.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    since: u64,
+    sets: VecDeque<Arc<ChangeSet>>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Reads it from the history.
+    ///
+    /// # Errors
+    /// Where the history does not reach back, or it would be larger than so many bytes: the oldest commit since which
+    /// it can be had.
+    pub(super) fn read(filter: &Filter, missed: &Missed<'_>, bytes_max: usize) -> Result<Self, u64> {
+        let Missed {
+            since,
+            until,
+            bucket,
+            history,
+        } = missed;
+        let mut backlog = Self {
+            since: *since,
+            sets: VecDeque::new(),
+            bytes: 0,
+        };
+        for entry in history.since(bucket.id(), *since, *until)?.rev() {
+            let versions = entry.changes.iter().map(|change| (change.old.as_ref(), change.new.as_ref()));
+            let Some(set) = encode(entry.seq, versions, filter, bucket.key_field()) else {
+                continue;
+            };
+            backlog.bytes += set.data().len();
+            if backlog.bytes > bytes_max {
+                return Err(entry.seq);
+            }
+            backlog.sets.push_front(Arc::new(set));
+        }
+        Ok(backlog)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<ChangeSet>> {
+        self.sets.iter().cloned().collect()
+    }
+
+    /// What happened after a commit, where that is in it.
+    pub(super) fn since(&self, since: u64) -> Option<Vec<Arc<ChangeSet>>> {
+        let after = self.sets.partition_point(|set| set.seq() <= since);
+        (since >= self.since).then(|| self.sets.range(after..).cloned().collect())
+    }
+}
