@@ -16,7 +16,7 @@ use crate::protocol::{CloseCode, ConnectionId, message};
 use crate::server::admission::Gatekeeper;
 use crate::server::config::Config;
 use crate::server::handler_context;
-use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Identity, Overview};
+use crate::server::statistics::{ConnectionCounters, ConnectionFigures};
 use crate::store::Store;
 
 /// What the server's other tasks may do to a connection.
@@ -61,11 +61,9 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> (Handle, impl Future<Output = ()>) {
     let config = config();
     let limits = Limits::from(&config);
-    let (counters, subscriptions) = (Arc::default(), Arc::default());
     let registry = Registry::new(1, None);
-    let identity = Identity::new(&config, 0);
-    let overview = Overview::new(identity, Arc::clone(&counters), Arc::clone(&registry), Arc::clone(&subscriptions));
-    let context = handler_context(store.clone(), &config, Arc::new(overview), subscriptions);
+    let context = handler_context(store.clone(), &config, &registry, 0);
+    let counters = context.overview.counters();
     let admitted = Gatekeeper::from(&config).admit(IpAddr::V4(Ipv4Addr::LOCALHOST), &HeaderMap::new());
     let admission = admitted.expect("no rate is limited");
 
