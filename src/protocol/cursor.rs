@@ -29,6 +29,11 @@ pub struct Cursor {
     pub seq: u64,
 }
 
+impl Cursor {
+    /// A place in nothing that any store knows: no epoch is 0.
+    pub const NOWHERE: Self = CursorScope { epoch: 0, subject: 0 }.at(0);
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}", self.scope.epoch, self.scope.subject, self.seq)

@@ -15,7 +15,16 @@ use super::number::Number;
 pub const PROTOCOL_VERSION: &str = "1.0.0";
 
 /// The extensions of the protocol that the welcome names.
-pub const FEATURES: &[&str] = &["expectVersion", "explain", "idempotency"];
+pub const FEATURES: &[&str] = &[
+    "batch",
+    "changes",
+    "cursor",
+    "delta",
+    "expectVersion",
+    "explain",
+    "idempotency",
+    "resume",
+];
 
 /// A message around its members; `members` writes each with a comma before it.
 fn message(kind: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -28,7 +37,8 @@ fn message(kind: &str, bytes: usize, members: impl FnOnce(&mut Vec<u8>)) -> Vec<
     out
 }
 
-fn member(out: &mut Vec<u8>, name: &str) {
+/// A member with a comma before it; its value is to follow.
+pub fn member(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
@@ -117,9 +127,20 @@ fn pushed(channel: &str, subscription: SubscriptionId, cursor: Cursor, bytes: us
         member(out, "subscriptionId");
         plain_text(out, subscription);
         content(out);
-        member(out, "cursor");
-        plain_text(out, cursor);
+        cursor_member(out, cursor);
     })
+}
+
+/// The beginning of what is said of a new subscription.
+pub fn open_subscription(out: &mut Vec<u8>, subscription: SubscriptionId) {
+    out.extend_from_slice(b"{\"subscriptionId\":");
+    plain_text(out, subscription);
+}
+
+/// How far the client is.
+pub fn cursor_member(out: &mut Vec<u8>, cursor: Cursor) {
+    member(out, "cursor");
+    plain_text(out, cursor);
 }
 
 /// A text that needs no escapes.
@@ -241,7 +262,7 @@ mod tests {
         let connection: ConnectionId = "conn-7".parse().unwrap();
         check(
             &welcome(connection, 5, false),
-            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["expectVersion", "explain", "idempotency"] }),
+            &json!({ "type": "welcome", "version": "1.0.0", "serverTime": 5, "requiresAuth": false, "connectionId": "conn-7", "features": ["batch", "changes", "cursor", "delta", "expectVersion", "explain", "idempotency", "resume"] }),
         );
         check(&ping(17), &json!({ "type": "ping", "timestamp": 17 }));
         check(

@@ -142,6 +142,8 @@ operations! {
     StoreExplain = "store.explain" Read Alone;
     /// Follows the result of a query.
     StoreSubscribe = "store.subscribe" Read Alone;
+    /// Follows what happens to the records of a bucket.
+    StoreChanges = "store.changes" Read Alone;
     /// Ends a subscription.
     StoreUnsubscribe = "store.unsubscribe" Read Alone;
     /// Lists the buckets.

@@ -28,6 +28,8 @@ mod http;
 mod listener;
 mod shutdown;
 #[cfg(test)]
+mod simulation_tests;
+#[cfg(test)]
 mod socket_tests;
 pub mod statistics;
 mod supervisor;

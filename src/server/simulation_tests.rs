@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::Config;
-use super::connection::simulated;
+use super::connection::registry::Registry;
+use super::connection::{Limits, simulated};
 use super::handlers::HandlerContext;
 use crate::protocol::Cursor;
 use crate::store::query::{Filter, QueryDefinition};
@@ -135,6 +136,7 @@ struct World {
     dice: Dice,
     store: Store,
     context: Arc<HandlerContext>,
+    limits: Limits,
     clock: Arc<AtomicU64>,
     subjects: Vec<Subject>,
     /// What each subject was after each commit that was published.
@@ -155,9 +157,9 @@ impl World {
             .await
             .expect("a store in memory opens");
         define(&store).await;
-        let mut config = Config::default();
-        config.connection_limits.max_subscriptions_per_connection = 8;
-        let context = Arc::new(super::handler_context(store.clone(), &config));
+        let config = config();
+        let registry = Registry::new(CLIENTS, None);
+        let context = Arc::new(super::handler_context(store.clone(), &config, &registry, 0));
         let clients = (0..CLIENTS)
             .map(|_| SimClient {
                 socket: None,
@@ -171,6 +173,7 @@ impl World {
             dice: Dice(seed),
             store,
             context,
+            limits: Limits::from(&config),
             clock,
             subjects: subjects(),
             known: BTreeMap::new(),
@@ -242,7 +245,10 @@ impl World {
                 record: object(&record),
                 expect_version: None,
             },
-            5 | 6 => Operation::Insert { bucket, record: object(&record) },
+            5 | 6 => Operation::Insert {
+                bucket,
+                record: object(&record),
+            },
             7 | 8 => Operation::Delete {
                 bucket,
                 key: key.as_str().into(),
@@ -276,7 +282,7 @@ impl World {
 
     async fn connect(&mut self, at: usize) {
         let (server, client) = tokio::io::duplex(STREAM_BYTES);
-        simulated::serve(server, &self.context).await;
+        simulated::serve(server, &self.context, self.limits).await;
         let mut socket = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let welcome = socket.next().await.expect("the connection is open").expect("a sound frame");
         assert!(welcome.to_text().expect("it is text").contains("welcome"));
@@ -488,7 +494,11 @@ impl World {
             (None, _) => panic!("no commit was published as {seq}: {message}"),
         };
         let subject = &self.subjects[entry.subject];
-        assert_eq!(&entry.value, expected, "{subject:?} in mode {:?} at {seq} after {message}", entry.mode);
+        assert_eq!(
+            &entry.value, expected,
+            "{subject:?} in mode {:?} at {seq} after {message}",
+            entry.mode
+        );
     }
 
     /// Everybody reads again; then everybody has what there is.
@@ -508,10 +518,22 @@ impl World {
         for client in &self.clients {
             for follow in &client.follows {
                 let now = self.subjects[follow.subject].evaluate(&self.store);
-                assert_eq!(follow.value, now, "{:?} in mode {:?} in the end", self.subjects[follow.subject], follow.mode);
+                assert_eq!(
+                    follow.value, now,
+                    "{:?} in mode {:?} in the end",
+                    self.subjects[follow.subject], follow.mode
+                );
             }
         }
     }
+}
+
+/// Limits so small that they are reached all the time.
+fn config() -> Config {
+    let mut config = Config::default();
+    config.connection_limits.max_subscriptions_per_connection = 8;
+    config.backpressure.max_buffered_bytes = 4_000;
+    config
 }
 
 async fn define(store: &Store) {
@@ -523,10 +545,16 @@ async fn define(store: &Store) {
     store.define_bucket("m", mortal).await.expect("it is defined");
     for (name, config) in [
         ("all", json!({ "bucket": "t" })),
-        ("low", json!({ "bucket": "t", "filter": { "n": { "$lt": 50 } }, "sort": { "n": "asc" } })),
+        (
+            "low",
+            json!({ "bucket": "t", "filter": { "n": { "$lt": 50 } }, "sort": { "n": "asc" } }),
+        ),
         ("top", json!({ "bucket": "t", "sort": { "n": "desc" }, "offset": 1, "limit": 4 })),
         ("names", json!({ "bucket": "t", "fields": ["g", "id"], "sort": { "g": "desc" } })),
-        ("count", json!({ "bucket": "t", "filter": { "g": "a" }, "aggregate": { "function": "count" } })),
+        (
+            "count",
+            json!({ "bucket": "t", "filter": { "g": "a" }, "aggregate": { "function": "count" } }),
+        ),
         ("mortal", json!({ "bucket": "m", "sort": { "n": "asc" } })),
         ("of-group", json!({ "bucket": "t", "filter": { "g": "{{ params.g }}" } })),
     ] {
@@ -603,7 +631,9 @@ impl Drop for Named {
 
 #[test]
 fn whatever_happens_in_whatever_order_applied_pushes_equal_a_fresh_evaluation_at_their_cursor() {
-    let only = std::env::var("NOEX_SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let only = std::env::var("NOEX_SIMULATION_SEED")
+        .ok()
+        .map(|seed| seed.parse().expect("a number"));
     let seeds = only.map_or(0..RUNS, |seed: u64| seed..seed + 1);
     let mut together = (0, 0);
     for seed in seeds {
@@ -616,5 +646,8 @@ fn whatever_happens_in_whatever_order_applied_pushes_equal_a_fresh_evaluation_at
         let (applied, resumed) = runtime.block_on(run(seed));
         together = (together.0 + applied, together.1 + resumed);
     }
-    assert!(only.is_some() || (together.0 > 1_000 && together.1 > 100), "the runs do too little: {together:?}");
+    assert!(
+        only.is_some() || (together.0 > 1_000 && together.1 > 100),
+        "the runs do too little: {together:?}"
+    );
 }

@@ -175,7 +175,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         if input == Input::BatchFull {
             cx.waker().wake_by_ref();
         }
-        self.phase != phase || (input == Input::Stopped && self.may_receive()) || (flushed && !self.updates.is_empty())
+        self.phase != phase
+            || (input == Input::Stopped && self.may_receive())
+            || (flushed && (!self.updates.is_empty() || self.service.has_backlog()))
     }
 
     /// Makes the round seen in the statistics.
@@ -233,6 +235,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// Sends updates while the client keeps up. Of what stays, only the newest state of each subscription is kept.
     fn send_updates(&mut self) {
         while self.socket.unsent() < self.limits.high_water_bytes {
+            if let Some(missed) = self.service.backlog() {
+                self.counters.pushed(0);
+                self.socket.send(missed);
+                continue;
+            }
             let Some((id, update)) = self.updates.pop() else { return };
             let missed = update.missed_changes();
             if let Some(push) = self.service.message(id, update) {

@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) outboxes: Mutex<Vec<Arc<Outbox>>>,
     /// Subscriptions that the sessions hold.
     pub(crate) held: Mutex<HashSet<SubscriptionId>>,
+    /// Messages about what was missed before a subscription began.
+    pub(crate) backlog: Mutex<VecDeque<Vec<u8>>>,
     /// What the store does at the very moment at which the answer to a `store.upsert` is asked for.
     pub(crate) at_poll: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Sessions that are open.
@@ -147,6 +149,14 @@ impl Service for FakeSession {
                 message::subscription_ended(id, reason.as_str())
             }
         })
+    }
+
+    fn has_backlog(&self) -> bool {
+        !self.0.backlog.lock().is_empty()
+    }
+
+    fn backlog(&mut self) -> Option<Vec<u8>> {
+        self.0.backlog.lock().pop_front()
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) mod outbox;
 mod phase;
 pub(crate) mod registry;
 mod service;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod socket;
 
 use std::sync::Arc;

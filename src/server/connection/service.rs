@@ -34,6 +34,10 @@ pub(crate) trait Service: Send + 'static {
     /// The message about something new of a subscription; none where the session no longer has it. Asked for when
     /// the message is about to be sent, in the order in which messages are sent.
     fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>>;
+    /// Whether there are messages about what was missed before a subscription began.
+    fn has_backlog(&self) -> bool;
+    /// The next message about what was missed: it is sent before any update.
+    fn backlog(&mut self) -> Option<Vec<u8>>;
 }
 
 impl Service for Session {
@@ -54,6 +58,14 @@ impl Service for Session {
 
     fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
         self.message(subscription, update)
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.has_backlog()
+    }
+
+    fn backlog(&mut self) -> Option<Vec<u8>> {
+        self.backlog()
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
-use crate::protocol::{Datum, Fields, Number, Record, decode_text};
+use crate::protocol::{Cursor, Datum, Fields, Number, Record, decode_text};
 
 /// Why the JSON text of a field is not the value that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +169,17 @@ pub fn cursor(fields: &Fields<'_>) -> Result<Option<Datum>, Failure> {
     present(fields.get("after"))
         .map(|json| read_key(Some(json)).map_err(|_| Failure::unreadable()))
         .transpose()
+}
+
+/// How far the client says that it is, where it says anything. A text that is no cursor of ours is as good as one of
+/// another server.
+pub fn position(fields: &Fields<'_>, name: &str) -> Result<Option<Cursor>, Failure> {
+    let Some(json) = present(fields.get(name)) else { return Ok(None) };
+    if !json.starts_with('"') {
+        return Err(Failure::validation(format!("Invalid \"{name}\": expected text")));
+    }
+    let text = decode_text(json).ok_or_else(Failure::unreadable)?;
+    Ok(Some(text.parse().unwrap_or(Cursor::NOWHERE)))
 }
 
 /// Any value; null where there is none.

@@ -100,6 +100,17 @@ impl Session {
         self.subscriptions.message(subscription, update)
     }
 
+    /// Whether somebody who follows a bucket is to be told of what it has missed, before anything new is sent.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.subscriptions.has_backlog()
+    }
+
+    /// The next message about what somebody who follows a bucket has missed.
+    pub fn backlog(&mut self) -> Option<Vec<u8>> {
+        self.subscriptions.backlog()
+    }
+
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Handled, Failure> {
         let Some(operation) = request.operation() else {
             return Err(Failure::unknown_operation(request.name()));
@@ -140,6 +151,7 @@ impl Session {
             Operation::StoreRunQuery => store_reads::run_query(call),
             Operation::StoreExplain => store_reads::explain(call),
             Operation::StoreSubscribe => self.subscriptions.subscribe(call, &self.sink),
+            Operation::StoreChanges => self.subscriptions.changes(call, &self.sink),
             Operation::StoreUnsubscribe => self.subscriptions.unsubscribe(call),
             Operation::StoreBuckets => Ok(store_admin::buckets(call)),
             Operation::StoreStats => store_admin::stats(call),

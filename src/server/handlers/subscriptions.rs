@@ -1,22 +1,24 @@
 //! Following the results of queries: places, opening and ending.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::answer::{Completion, Handled};
 use super::failure::Failure;
 use super::store_reads::open_query;
-use super::{Call, fields};
-use crate::protocol::json::write_text;
-use crate::protocol::{CursorScope, ErrorCode, Number, SubscriptionId, message};
-use crate::store::{Sink, StoreError, Subscribed, Subscription, Update};
+use super::{Call, deny_reserved, fields};
+use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, SubscriptionId, decode_text, message};
+use crate::store::{ChangeSet, Delta, Followed, Sink, StoreError, SubscribeOptions, Subscribed, Subscription, Update, ViewResult};
 
 /// The subscriptions of one connection. Dropping them ends them.
 pub(super) struct Subscriptions {
     active: HashMap<SubscriptionId, Active>,
+    /// Followers that are to be told of what they have missed.
+    behind: VecDeque<SubscriptionId>,
     /// Their number, and of those that are being opened. Others look at it.
     taken: Arc<AtomicUsize>,
 }
@@ -24,14 +26,55 @@ pub(super) struct Subscriptions {
 /// A subscription that is going on: dropping it ends it and frees its place.
 struct Active {
     scope: CursorScope,
+    form: Form,
     _subscription: Subscription,
     _place: Place,
+}
+
+/// What the client is sent.
+enum Form {
+    /// Whole results.
+    Whole,
+    /// What has changed since the version that the client has.
+    Delta(Arc<ViewResult>),
+    /// Changes of records: first these, which it has missed.
+    Feed(VecDeque<Arc<ChangeSet>>),
 }
 
 /// A subscription that the session is yet to learn of.
 pub(super) struct Opened {
     id: SubscriptionId,
     active: Active,
+}
+
+/// How a client wants to follow a query.
+#[derive(Clone, Copy)]
+struct Wish {
+    delta: bool,
+    resume: Option<Cursor>,
+}
+
+impl Wish {
+    fn read(fields: &Fields<'_>) -> Result<Self, Failure> {
+        let complain = || Failure::validation("Invalid \"mode\": expected \"full\" or \"delta\"");
+        let mode = fields::present(fields.get("mode"))
+            .map(|json| decode_text(json).ok_or_else(complain))
+            .transpose()?;
+        let delta = match mode.as_deref() {
+            None | Some("full") => false,
+            Some("delta") => true,
+            Some(_) => return Err(complain()),
+        };
+        let resume = fields::position(fields, "resume")?;
+        Ok(Self { delta, resume })
+    }
+
+    fn options(self) -> SubscribeOptions {
+        SubscribeOptions {
+            delta: self.delta,
+            resume: self.resume,
+        }
+    }
 }
 
 /// A place within the limits, given back when it is dropped.
@@ -59,6 +102,7 @@ impl Subscriptions {
     pub(super) fn counted_by(taken: Arc<AtomicUsize>) -> Self {
         Self {
             active: HashMap::new(),
+            behind: VecDeque::new(),
             taken,
         }
     }
@@ -87,18 +131,41 @@ impl Subscriptions {
         let place = self.take_place(call)?;
         let query = fields::text(call.fields, "query")?;
         let params = fields::value(call.fields, "params")?;
+        let wish = Wish::read(call.fields)?;
         let id = SubscriptionId::next();
         let snapshot = call.context.store.snapshot();
         call.context
             .request_limits
             .check_params(&open_query(&snapshot, &query)?.kind, &params)?;
-        let subscribing = call.context.store.subscribe(&query, &params, id, Arc::clone(sink));
+        let subscribing = call
+            .context
+            .store
+            .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {
             let opened = subscribing
                 .await
-                .and_then(|subscribed| open(request, id, subscribed, place, context.max_result_bytes));
+                .and_then(|subscribed| open(request, id, wish, subscribed, place, context.max_result_bytes));
             opened.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
+        })))
+    }
+
+    /// `store.changes`: the limits come first, then the fields.
+    pub(super) fn changes(&self, call: &Call<'_, '_>, sink: &Arc<dyn Sink>) -> Result<Handled, Failure> {
+        let place = self.take_place(call)?;
+        let bucket = fields::text(call.fields, "bucket")?;
+        let filter = fields::optional_object(call.fields, "filter")?.unwrap_or_default();
+        let since = fields::position(call.fields, "since")?;
+        let id = SubscriptionId::next();
+        deny_reserved(&bucket)?;
+        call.context.store.snapshot().bucket(&bucket)?;
+        call.context.request_limits.check_filter(&filter)?;
+        let filter = Value::Object(filter);
+        let following = call.context.store.follow(&bucket, &filter, since, id, Arc::clone(sink));
+        let (request, context) = (call.id, Arc::clone(call.context));
+        Ok(Handled::Alone(Box::pin(async move {
+            let begun = following.await.map(|followed| begin_feed(request, id, since, followed, place));
+            begun.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
         })))
     }
 
@@ -113,49 +180,152 @@ impl Subscriptions {
     }
 
     pub(super) fn add(&mut self, opened: Opened) {
+        if matches!(&opened.active.form, Form::Feed(backlog) if !backlog.is_empty()) {
+            self.behind.push_back(opened.id);
+        }
         self.active.insert(opened.id, opened.active);
     }
 
+    /// Whether a follower is to be told of what it has missed, before anything new is sent.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// The next message about what a follower has missed.
+    pub(super) fn backlog(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let id = *self.behind.front()?;
+            let set = self.active.get_mut(&id).and_then(|active| match &mut active.form {
+                Form::Feed(backlog) => backlog.pop_front().map(|set| (active.scope, set)),
+                Form::Whole | Form::Delta(_) => None,
+            });
+            match set {
+                Some((scope, set)) => return Some(message::push_changes(id, set.data(), scope.at(set.seq()))),
+                // It has been told everything, or was given up.
+                None => drop(self.behind.pop_front()),
+            }
+        }
+    }
+
+    /// The message about something new; none where there is nothing to say, or nobody to hear it any more.
     pub(super) fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        let active = self.active.get(&id)?;
-        Some(match update {
-            Update::Result(result) => message::push(id, result.data().as_deref(), active.scope.at(result.seq())),
-            Update::Failed(error) => message::subscription_error(id, error.code(), &error.to_string()),
-            Update::Changes(set) => message::push_changes(id, set.data(), active.scope.at(set.seq())),
-            Update::Missed { changes, seq } => message::push_missed(id, changes, active.scope.at(seq)),
+        let active = self.active.get_mut(&id)?;
+        match update {
+            Update::Result(result) => active.result(id, result),
+            Update::Failed(error) => Some(message::subscription_error(id, error.code(), &error.to_string())),
+            Update::Changes(set) => Some(message::push_changes(id, set.data(), active.scope.at(set.seq()))),
+            Update::Missed { changes, seq } => Some(message::push_missed(id, changes, active.scope.at(seq))),
             Update::Ended(reason) => {
                 self.active.remove(&id);
-                message::subscription_ended(id, reason.as_str())
+                Some(message::subscription_ended(id, reason.as_str()))
             }
-        })
+        }
     }
 }
 
-/// The answer with the first result, and the subscription for the session to keep.
-fn open(request: Number, id: SubscriptionId, subscribed: Subscribed, place: Place, max_bytes: usize) -> Result<Completion, StoreError> {
-    let data = subscribed.result.data();
-    let bytes = data.as_ref().map_or(0, Bytes::len);
+impl Active {
+    fn result(&mut self, id: SubscriptionId, result: Arc<ViewResult>) -> Option<Vec<u8>> {
+        let cursor = self.scope.at(result.seq());
+        let Form::Delta(sent) = &mut self.form else {
+            return Some(message::push(id, result.data().as_deref(), cursor));
+        };
+        let delta = result.delta_from(sent);
+        *sent = Arc::clone(&result);
+        if *delta == *Delta::NOTHING {
+            // States in between were left out, and the newest is the one that the client has.
+            return None;
+        }
+        if delta.len() < RESYNC_BYTES_MIN {
+            return Some(message::push_delta(id, &delta, cursor));
+        }
+        let data = result.data();
+        if delta.len() <= data.as_ref().map_or(0, Bytes::len) {
+            Some(message::push_delta(id, &delta, cursor))
+        } else {
+            Some(message::push_resync(id, data.as_deref(), cursor))
+        }
+    }
+}
+
+/// A delta of fewer bytes is sent as it is. Of a larger one it is worth the while to see whether the whole result
+/// is smaller.
+const RESYNC_BYTES_MIN: usize = 4096;
+
+/// The answer with the first result, or with what brings the client up to it, and the subscription for the session
+/// to keep.
+fn open(
+    request: Number,
+    id: SubscriptionId,
+    wish: Wish,
+    subscribed: Subscribed,
+    place: Place,
+    max_bytes: usize,
+) -> Result<Completion, StoreError> {
+    let Subscribed {
+        result,
+        scope,
+        seq,
+        resumed,
+        subscription,
+    } = subscribed;
+    let (member, content) = match resumed {
+        Some(delta) => ("delta", Some(delta)),
+        None => ("data", result.data()),
+    };
+    let bytes = content.as_ref().map_or(0, Bytes::len);
     if bytes > max_bytes {
         return Err(StoreError::ResultTooLarge { limit_bytes: max_bytes });
     }
-    let answer = message::result_with(request, 64 + bytes, |out| {
-        out.extend_from_slice(b"{\"subscriptionId\":");
-        write_text(out, &id.to_string());
-        if let Some(data) = &data {
-            out.extend_from_slice(b",\"data\":");
-            out.extend_from_slice(data);
+    let answer = message::result_with(request, 160 + bytes, |out| {
+        message::open_subscription(out, id);
+        if wish.resume.is_some() {
+            message::member(out, "resumed");
+            out.extend_from_slice(if member == "delta" { b"true" } else { b"false" });
+        }
+        if let Some(content) = &content {
+            message::member(out, member);
+            out.extend_from_slice(content);
+        }
+        message::cursor_member(out, scope.at(seq));
+        if wish.delta {
+            message::member(out, "mode");
+            out.extend_from_slice(b"\"delta\"");
         }
         out.push(b'}');
     });
+    let form = if wish.delta { Form::Delta(result) } else { Form::Whole };
+    Ok(opened(answer, id, scope, form, subscription, place))
+}
+
+/// The answer to whoever follows a bucket.
+fn begin_feed(request: Number, id: SubscriptionId, since: Option<Cursor>, followed: Followed, place: Place) -> Completion {
+    let Followed {
+        scope,
+        seq,
+        backlog,
+        subscription,
+    } = followed;
+    // Where something was missed it comes first, and the client is still where it was.
+    let begin = since.filter(|_| !backlog.is_empty()).map_or(seq, |cursor| cursor.seq);
+    let answer = message::result_with(request, 128, |out| {
+        message::open_subscription(out, id);
+        message::cursor_member(out, scope.at(begin));
+        out.push(b'}');
+    });
+    opened(answer, id, scope, Form::Feed(backlog.into()), subscription, place)
+}
+
+fn opened(answer: Vec<u8>, id: SubscriptionId, scope: CursorScope, form: Form, subscription: Subscription, place: Place) -> Completion {
     let active = Active {
-        scope: subscribed.scope,
-        _subscription: subscribed.subscription,
+        scope,
+        form,
+        _subscription: subscription,
         _place: place,
     };
-    Ok(Completion {
+    Completion {
         answer,
         opened: Some(Opened { id, active }),
-    })
+    }
 }
 
 #[cfg(test)]

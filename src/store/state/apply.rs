@@ -22,8 +22,12 @@ use crate::store::query::{Filter, Reader};
 /// What the operation runs into: see [`StoreError`].
 pub fn apply(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     state.advance_to(command.now);
-    let before = state.seq();
+    let (before, requests) = (state.seq(), effects.requests.len());
     let outcome = requests::once(state, command, effects, |state, effects| carry_out(state, command, effects));
+    if state.seq() == before && effects.requests.len() != requests {
+        // Whatever goes to disk moves the order on: with it the clock may have, and records may have ended.
+        state.commit();
+    }
     if state.seq() != before {
         effects.commits.push(CommitEnd {
             seq: state.seq(),

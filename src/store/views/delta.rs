@@ -101,6 +101,9 @@ impl Delta {
         }
     }
 
+    /// A list's delta without anything in it, as clients would see it.
+    pub const NOTHING: &[u8] = br#"{"removed":[],"upserted":[]}"#;
+
     /// The delta as clients see it: `{"removed":["a"],"upserted":[[0,{"id":"b"}]]}`, or `{"value":12}`.
     #[must_use]
     pub fn to_json(&self) -> Bytes {

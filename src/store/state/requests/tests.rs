@@ -346,3 +346,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn forgetting_a_request_is_a_commit_also_where_nothing_else_happens() {
+    let mut bench = Bench::with_window(10);
+    bench.insert("a").unwrap();
+    bench.now += 20;
+    bench.effects = Effects::default();
+    let seq = bench.state.seq();
+    let missing = Operation::Delete {
+        bucket: "t".into(),
+        key: 99_u64.into(),
+        expect_version: None,
+    };
+    bench.run(None, missing.clone()).unwrap();
+    assert_eq!((bench.effects.requests.len(), bench.effects.commits.len()), (1, 1));
+    assert_eq!((bench.state.seq(), bench.effects.commits[0].seq), (seq + 1, seq + 1));
+    bench.run(None, missing).unwrap();
+    assert_eq!(bench.state.seq(), seq + 1);
+}
