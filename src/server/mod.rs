@@ -16,6 +16,13 @@ mod bootstrap;
 pub mod config;
 mod connection;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    //! What the fuzz targets reach of the inside. Built only for them.
+    pub use super::connection::fuzzing::{Handle, open};
+    pub use super::handlers::fuzzing::Readings;
+}
 mod handlers;
 mod http;
 mod listener;

@@ -19,6 +19,8 @@ mod driver_tests;
 mod endurance_tests;
 #[cfg(test)]
 pub(crate) mod fake_session;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod heartbeat;
 mod intake;
 mod meter;

@@ -7,6 +7,8 @@ mod answer;
 mod encode;
 mod failure;
 mod fields;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod limits;
 mod request_key;
 mod server_info;
