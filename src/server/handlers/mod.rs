@@ -97,7 +97,7 @@ impl Session {
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
     /// that, nothing comes for it any more.
     pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        self.subscriptions.message(subscription, update)
+        self.subscriptions.message(subscription, update, self.context.overview.counters())
     }
 
     /// Whether somebody who follows a bucket is to be told of what it has missed, before anything new is sent.
