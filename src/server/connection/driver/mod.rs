@@ -247,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     /// Sends updates while the client keeps up. What stays is held within bounds.
     fn send_updates(&mut self) {
-        while self.has_update() && !self.client_is_behind() {
+        while self.has_update() && self.socket.unsent() < self.limits.pushes_held_bytes {
             if let Some(past) = self.service.backlog() {
                 self.answers.counters().pushed(0);
                 self.socket.send(past);
@@ -287,8 +287,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             self.happen(Event::Abort(CloseCode::HeartbeatTimeout));
         }
         let unsent = self.socket.unsent();
-        let is_slow = unsent >= self.limits.hard_limit_bytes || (unsent >= self.limits.high_water_bytes && !self.updates.is_empty());
-        if self.slowness.has_lasted(is_slow, look.taken, self.limits.patience(), cx) {
+        let demand = self.limits.demand(unsent, self.has_update());
+        if self.slowness.has_lasted(demand, look.taken, self.limits.grace, cx) {
             self.happen(Event::Abort(CloseCode::TooSlow));
         }
     }
