@@ -148,7 +148,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Bytes that the system keeps for a socket beyond those that are on their way to the peer. What waits there can no
 /// longer be replaced by something newer, and it is memory that nobody counts.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const NOT_SENT_BYTES_MAX: u32 = 128 * 1024;
+const NOT_SENT_BYTES_MAX: u32 = 64 * 1024;
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     // Answers are small and go out once per round: nothing is gained by waiting for more.

@@ -61,7 +61,7 @@ use crate::protocol::{ConnectionId, message};
 
 /// Unsent bytes from which on pushes are held back in any case, be the high-water mark as high as it may: they are not
 /// only sent late then, but old. A client that stops reading costs so much less memory, and others so much less time.
-const PUSHES_HELD_BYTES_MAX: usize = 128 * 1024;
+const PUSHES_HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// What one connection may take up.
 #[derive(Clone, Copy, Debug)]
