@@ -110,7 +110,6 @@ fn configuration(clients: u64) -> Value {
 /// A run.
 struct Soak {
     server: Server,
-    control: Connection,
     tally: Arc<Tally>,
     phase: watch::Sender<Phase>,
     clients: u64,
@@ -131,8 +130,8 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         length.as_secs_f64() / 60.0
     );
     let server = Server::start(&configuration(arguments.clients)).await.map_err(one)?;
-    let control = Connection::open(server.port, None).await.map_err(|ended| one(ended.to_string()))?;
-    println!("features: {}", control.features.join(", "));
+    let welcomed = Connection::open(server.port, None).await.map_err(|ended| one(ended.to_string()))?;
+    println!("features: {}", welcomed.features.join(", "));
     let first = server.footprint();
     let (phase, phases) = watch::channel(Phase::Live);
     let tally = Arc::new(Tally::default());
@@ -140,16 +139,16 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         port: server.port,
         seed,
         pause: Duration::from_secs_f64(arguments.clients as f64 / arguments.writes.max(1) as f64),
-        features: control.features.clone(),
+        features: welcomed.features.clone(),
         tally: Arc::clone(&tally),
     });
+    welcomed.close().await;
     for number in 0..arguments.clients {
         tokio::spawn(live(Arc::clone(&plan), number, phases.clone()));
     }
     drop(phases);
     let mut soak = Soak {
         server,
-        control,
         tally,
         phase,
         clients: arguments.clients,
@@ -159,13 +158,8 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
     };
     soak.run(length, Duration::from_secs(arguments.compare_every.max(5)), first).await;
     let Soak {
-        server,
-        control,
-        tally,
-        mut faults,
-        ..
+        server, tally, mut faults, ..
     } = soak;
-    control.close().await;
     faults.extend(tally.faults());
     faults.extend(server.stop().await.err());
     if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -234,8 +228,12 @@ impl Soak {
         );
     }
 
-    async fn stats(&mut self) -> Result<Value, Ended> {
-        self.control.call("server.stats", json!({})).await
+    /// Asked on a connection of its own, which is one of those that are counted.
+    async fn stats(&self) -> Result<Value, Ended> {
+        let mut connection = Connection::open(self.server.port, None).await?;
+        let stats = connection.call("server.stats", json!({})).await;
+        connection.close().await;
+        stats
     }
 
     /// Lets nobody write until everybody has compared. Gives what the server takes up then.
