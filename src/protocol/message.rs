@@ -219,6 +219,45 @@ pub fn result_with(id: Number, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -
     out
 }
 
+/// A result whose data is a list of values that are JSON already, put together one by one.
+#[derive(Debug)]
+pub struct ResultList {
+    out: Vec<u8>,
+    is_empty: bool,
+}
+
+impl ResultList {
+    /// The beginning of the answer.
+    #[must_use]
+    pub fn new(id: Number) -> Self {
+        let mut out = answer(id, b"result", 0);
+        member(&mut out, "data");
+        out.push(b'[');
+        Self { out, is_empty: true }
+    }
+
+    /// Adds a value.
+    pub fn push(&mut self, json: &[u8]) {
+        if !std::mem::replace(&mut self.is_empty, false) {
+            self.out.push(b',');
+        }
+        self.out.extend_from_slice(json);
+    }
+
+    /// How long the answer is so far.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The whole answer.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        self.out.extend_from_slice(b"]}");
+        self.out
+    }
+}
+
 /// The answer to a request that was refused or failed.
 #[must_use]
 pub fn error(id: Number, code: ErrorCode, problem: &str, details: Option<&Value>) -> Vec<u8> {
@@ -338,6 +377,17 @@ mod tests {
         ] {
             assert_eq!(error_code(&other), None, "{}", other.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_result_that_is_a_list_grows_value_by_value() {
+        let id = Number::Int(7);
+        assert_eq!(ResultList::new(id).finish(), br#"{"id":7,"type":"result","data":[]}"#);
+        let mut list = ResultList::new(id);
+        list.push(b"1");
+        list.push(b"{}");
+        assert_eq!(list.bytes(), br#"{"id":7,"type":"result","data":[1,{}"#.len());
+        assert_eq!(list.finish(), br#"{"id":7,"type":"result","data":[1,{}]}"#);
     }
 
     proptest! {

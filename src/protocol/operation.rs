@@ -168,6 +168,8 @@ operations! {
     ServerStats = "server.stats" Admin Alone;
     /// Lists the connections.
     ServerConnections = "server.connections" Admin Alone;
+    /// Carries out requests one after the other and answers them in one message. Each needs its own right.
+    Batch = "batch" Read Pipelined;
 }
 
 impl fmt::Display for Operation {
@@ -206,11 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn only_writes_of_records_are_pipelined() {
+    fn only_writes_of_records_are_pipelined_and_batches_whose_requests_wait_themselves() {
         for operation in Operation::ALL {
             assert_eq!(
                 operation.order() == Order::Pipelined,
-                operation.tier() == Tier::Write,
+                operation.tier() == Tier::Write || *operation == Operation::Batch,
                 "{operation}"
             );
         }

@@ -127,7 +127,7 @@ impl NoexServer {
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
                 limits: Limits::from(&config),
-                counters: overview.counters(),
+                counters: Arc::clone(overview.counters()),
             },
         };
         let root = supervisor::start(Arc::new(reception))

@@ -331,6 +331,9 @@ impl World {
     /// Sends the request that follows a subject, from where the client is.
     async fn ask(&mut self, at: usize, follow: usize) {
         let client = &mut self.clients[at];
+        if client.socket.is_none() {
+            return;
+        }
         client.requests += 1;
         let id = client.requests;
         let entry = &mut client.follows[follow];
@@ -403,8 +406,8 @@ impl World {
                 client.requests += 1;
                 let request = json!({ "id": client.requests, "type": "store.unsubscribe", "subscriptionId": id });
                 self.send(at, &request).await;
-                self.ask(at, follow).await;
             }
+            self.ask(at, follow).await;
         }
     }
 
@@ -420,10 +423,9 @@ impl World {
                 assert_eq!(message["code"], "CURSOR_TOO_OLD", "{message}");
                 let id = message["id"].as_u64().expect("ids are whole numbers");
                 if let Some(follow) = self.clients[at].asked.remove(&id) {
-                    // The client has to begin anew; here it simply gives the feed up.
+                    // The client has to begin anew.
                     self.clients[at].follows[follow].cursor = None;
                     self.clients[at].follows[follow].gap = true;
-                    self.clients[at].follows[follow].id = Some("none".to_owned());
                 }
             }
             Some("push") => self.push(at, message),

@@ -346,6 +346,73 @@ async fn a_connection_that_crashes_leaves_nothing_behind_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_is_dropped_after_the_grace_period_and_the_others_are_served() {
+    let server = TestServer::start(|config| {
+        config.backpressure.grace = Duration::from_millis(50);
+        config.max_connections_per_ip = Some(2);
+    })
+    .await;
+    let (mut stuck, mut other) = (server.connect().await, server.connect().await);
+    // More than the system keeps for the two ends of a socket.
+    stuck
+        .send(Message::text(r#"{"id":1,"type":"large","bytes":50000000}"#))
+        .await
+        .expect("the connection is open");
+    let gone = async {
+        while server.registry.len() > 1 {
+            check_served(&mut other).await;
+        }
+    };
+    timeout(Duration::from_secs(10), gone).await.expect("the slow client is given up");
+    assert_eq!(server.script.open.load(Ordering::Acquire), 1);
+    check_served(&mut server.connect().await).await;
+    // The end of what it was sent is missing.
+    while let Some(Ok(message)) = stuck.next().await {
+        assert!(message.is_close(), "no whole message");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_answers_its_pings_stays_however_many_slow_requests_it_has_sent() {
+    let server = TestServer::start(|config| {
+        config.heartbeat.interval = Duration::from_millis(100);
+        config.heartbeat.timeout = Duration::from_millis(400);
+    })
+    .await;
+    let (mut client, mut clock) = (server.connect().await, server.connect().await);
+    for id in 0..200 {
+        request(&mut client, id, "wait").await;
+    }
+    for id in 0..200 {
+        if id % 10 == 0 {
+            // The pings of another client are the clock: ten requests are answered from one to the next.
+            text_or_pong(&mut clock).await;
+        }
+        while server.script.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.script.release_first();
+        let answered = loop {
+            if let Some(answered) = text_or_pong(&mut client).await {
+                break answered;
+            }
+        };
+        assert_eq!(answered.as_bytes(), answer(id));
+    }
+}
+
+/// The next message; none where it was a ping, which is answered.
+async fn text_or_pong(client: &mut Client) -> Option<String> {
+    let message = text(client).await;
+    if !message.contains("\"ping\"") {
+        return Some(message);
+    }
+    let pong = message.replace("ping", "pong");
+    client.send(Message::text(pong)).await.expect("the connection is open");
+    None
+}
+
+#[tokio::test]
 async fn every_part_of_the_server_comes_back_after_it_was_killed() {
     let server = TestServer::start(|_| ()).await;
     for _ in 0..2 {

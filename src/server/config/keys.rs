@@ -235,6 +235,8 @@ pub(super) static KEYS: &[Key] = &[
             set: |draft, part| draft.config.backpressure.high_water_mark = part,
         },
     },
+    time!("backpressure.graceMs", 10..=U32_MAX, backpressure.grace),
+    size!("backpressure.maxHeldChanges", "", 1..=1_000_000, backpressure.max_held_changes),
     size!(
         "connectionLimits.maxSubscriptionsPerConnection",
         "",
@@ -258,6 +260,12 @@ pub(super) static KEYS: &[Key] = &[
         "",
         1..=10_000_000,
         connection_limits.max_bulk_records
+    ),
+    size!(
+        "connectionLimits.maxBatchRequests",
+        "",
+        1..=1_000_000,
+        connection_limits.max_batch_requests
     ),
     size!(
         "connectionLimits.maxResultBytes",

@@ -120,6 +120,11 @@ pub struct BackpressureConfig {
     pub max_buffered_bytes: usize,
     /// The part of `max_buffered_bytes` from which pushes are held back, above 0, at most 1. Default 0.8.
     pub high_water_mark: f64,
+    /// How long a client may stay too slow before it is closed with 4004, 10 ms to 49 days. Default 10 s.
+    pub grace: Duration,
+    /// The most sets of changes that wait for one subscription, 1 to 1,000,000; beyond it they are dropped, and the
+    /// client is told how many. Default 1,000.
+    pub max_held_changes: usize,
 }
 
 /// How often clients may ask for something. Every quota may be used up at once, and refills evenly over the window.
@@ -152,6 +157,8 @@ pub struct ConnectionLimits {
     pub max_requests_in_flight: usize,
     /// The most records of one bulk operation, 1 to 10,000,000. Default 10,000.
     pub max_bulk_records: usize,
+    /// The most requests of one batch, 1 to 1,000,000. Default 1,000.
+    pub max_batch_requests: usize,
     /// The largest answer, in bytes, 1 KiB to 4 GiB. Default 256 MiB.
     pub max_result_bytes: usize,
     /// How long a client may take to complete its upgrade request, 10 ms to 1 h. Default 10 s.
@@ -288,6 +295,8 @@ impl Default for BackpressureConfig {
         Self {
             max_buffered_bytes: 1 << 20,
             high_water_mark: 0.8,
+            grace: Duration::from_secs(10),
+            max_held_changes: 1_000,
         }
     }
 }
@@ -312,6 +321,7 @@ impl Default for ConnectionLimits {
             max_total_subscriptions: 10_000,
             max_requests_in_flight: 256,
             max_bulk_records: 10_000,
+            max_batch_requests: 1_000,
             max_result_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
             max_accepts_per_second: 5_000,

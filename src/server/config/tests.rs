@@ -465,8 +465,8 @@ fn rate_limits_are_off_until_their_object_is_there_and_then_complete() {
 fn weights_name_operations_and_fit_into_the_quota() {
     let check = |limit: Value, said: &str| assert_eq!(only_fault(file(&json!({ "rateLimit": limit }))), said);
     check(
-        json!({ "weights": { "store.transactoin": 5 } }),
-        "noex.json: rateLimit.weights.store.transactoin: unknown operation; did you mean \"store.transaction\"?",
+        json!({ "weights": { "store-transaction": 5 } }),
+        "noex.json: rateLimit.weights.store-transaction: unknown operation; did you mean \"store.transaction\"?",
     );
     check(
         json!({ "weights": { "brew": 5 } }),

@@ -15,33 +15,43 @@ use super::driver::Driver;
 use super::fake_session::{Script, answer};
 use super::outbox::Outbox;
 use super::socket::Socket;
+use super::updates::HeldLimits;
 use super::{Limits, Sessions};
 use crate::protocol::{CloseCode, SubscriptionId, Tier, message};
 use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::store::{EndReason, Sink as _, StoreError, Update};
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     message_bytes_max: 1000,
     message_depth_max: 100,
     requests_in_flight_max: 3,
     high_water_bytes: 2000,
+    hard_limit_bytes: 4000,
+    grace: Duration::from_secs(10),
+    held: HeldLimits {
+        changes_max: 3,
+        bytes_max: 4000,
+    },
+    batch_requests_max: 5,
+    result_bytes_max: 600,
 };
 
-struct Fixture {
-    script: Arc<Script>,
-    outbox: Arc<Outbox>,
-    client: WebSocketStream<DuplexStream>,
-    driver: JoinHandle<()>,
-    counters: Arc<Counters>,
+/// A connection, its client and its session.
+pub(super) struct Fixture {
+    pub(super) script: Arc<Script>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) client: WebSocketStream<DuplexStream>,
+    pub(super) driver: JoinHandle<()>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Fixture {
     /// A served connection whose welcome has been read.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (server, client) = tokio::io::duplex(4096);
         let script = Arc::new(Script::default());
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::new(LIMITS.held));
         let session = script.open(Arc::clone(&outbox), Arc::default());
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
@@ -69,15 +79,15 @@ impl Fixture {
         fixture
     }
 
-    async fn send(&mut self, id: i64, name: &str) {
+    pub(super) async fn send(&mut self, id: i64, name: &str) {
         self.send_text(&format!("{{\"id\":{id},\"type\":\"{name}\"}}")).await;
     }
 
-    async fn send_text(&mut self, text: &str) {
+    pub(super) async fn send_text(&mut self, text: &str) {
         self.client.send(Message::text(text)).await.expect("the connection is open");
     }
 
-    async fn text(&mut self) -> String {
+    pub(super) async fn text(&mut self) -> String {
         let message = self.client.next().await.expect("the connection is open").expect("a sound frame");
         let Message::Text(text) = message else {
             panic!("{message:?} is no text")
@@ -85,14 +95,14 @@ impl Fixture {
         text.as_str().to_owned()
     }
 
-    async fn expect_answers(&mut self, ids: &[i64]) {
+    pub(super) async fn expect_answers(&mut self, ids: &[i64]) {
         for &id in ids {
             assert_eq!(self.text().await.as_bytes(), answer(id));
         }
     }
 
     /// Reads up to the close frame, throwing away what comes before it, and confirms it.
-    async fn close_code(&mut self) -> (u16, String) {
+    pub(super) async fn close_code(&mut self) -> (u16, String) {
         loop {
             let message = self.client.next().await.expect("a close frame").expect("a sound frame");
             if let Message::Close(frame) = message {
@@ -103,29 +113,29 @@ impl Fixture {
     }
 
     /// Runs the driver until it has nothing left to do.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         for _ in 0..20 {
             yield_now().await;
         }
     }
 
-    fn subscribe(&self) -> SubscriptionId {
+    pub(super) fn subscribe(&self) -> SubscriptionId {
         let id = SubscriptionId::next();
         self.script.held.lock().insert(id);
         id
     }
 
     /// Has the store push something that says `text`.
-    fn push(&self, id: SubscriptionId, text: &str) {
+    pub(super) fn push(&self, id: SubscriptionId, text: &str) {
         self.outbox.push(id, Update::Failed(StoreError::QueryFailed(text.to_owned())));
     }
 
-    fn handled(&self) -> Vec<i64> {
+    pub(super) fn handled(&self) -> Vec<i64> {
         self.script.handled.lock().clone()
     }
 }
 
-fn pushed(id: SubscriptionId, text: &str) -> String {
+pub(super) fn pushed(id: SubscriptionId, text: &str) -> String {
     let error = StoreError::QueryFailed(text.to_owned());
     String::from_utf8(message::subscription_error(id, error.code(), &error.to_string())).expect("JSON")
 }

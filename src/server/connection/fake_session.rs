@@ -98,8 +98,13 @@ pub(crate) fn answer(id: i64) -> Vec<u8> {
     format!("{{\"id\":{id}}}").into_bytes()
 }
 
-/// Answers `store.insert` when the test releases it, and other inserts meanwhile; `wait` likewise, but alone;
-/// everything else at once. Panics at `panic`.
+/// An answer of a bit more than so many bytes.
+pub(crate) fn large_answer(id: i64, bytes: usize) -> Vec<u8> {
+    format!("{{\"id\":{id},\"filling\":\"{}\"}}", "x".repeat(bytes)).into_bytes()
+}
+
+/// Answers `store.insert` when the test releases it, and other inserts meanwhile; `wait` likewise, but alone; `large`
+/// with as many bytes as its field `bytes` says; everything else at once. Panics at `panic`.
 pub(crate) struct FakeSession(Arc<Script>);
 
 impl Service for FakeSession {
@@ -125,6 +130,10 @@ impl Service for FakeSession {
                     let _ = released.await;
                     id
                 }))
+            }
+            "large" => {
+                let bytes = request.fields().get("bytes").and_then(|bytes| bytes.parse().ok());
+                Reply::Now(large_answer(id, bytes.expect("tests say how large")))
             }
             "panic" => panic!("as asked for"),
             _ => Reply::Now(answer(id)),

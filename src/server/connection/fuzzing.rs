@@ -63,11 +63,11 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     let limits = Limits::from(&config);
     let registry = Registry::new(1, None);
     let context = handler_context(store.clone(), &config, &registry, 0);
-    let counters = context.overview.counters();
+    let counters = Arc::clone(context.overview.counters());
     let admitted = Gatekeeper::from(&config).admit(IpAddr::V4(Ipv4Addr::LOCALHOST), &HeaderMap::new());
     let admission = admitted.expect("no rate is limited");
 
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::new(limits.held));
     let figures = ConnectionFigures::new(0);
     let id = ConnectionId::next();
     let seat = registry.take_seat().expect("nobody else is there");

@@ -81,8 +81,11 @@ impl HeartbeatQueue {
             let Some(unanswered) = pop_due(&mut self.queues.lock().timeouts, now, |unanswered| unanswered.due.at) else {
                 return;
             };
-            if let Some(connection) = unanswered.due.connection.upgrade() {
-                connection.pong_overdue(unanswered.timestamp);
+            let Some(connection) = unanswered.due.connection.upgrade() else {
+                continue;
+            };
+            if connection.pong_overdue(unanswered.timestamp) {
+                self.await_pong(&connection, unanswered.timestamp, now);
             }
         }
     }
@@ -93,20 +96,22 @@ impl HeartbeatQueue {
                 return;
             };
             let Some(connection) = due.connection.upgrade() else { continue };
-            let sent = connection.ping(timestamp);
-            let mut queues = self.queues.lock();
-            if sent {
-                let due = Due {
-                    at: now + self.timeout,
-                    connection: due.connection.clone(),
-                };
-                queues.timeouts.push_back(Unanswered { due, timestamp });
+            if connection.ping(timestamp) {
+                self.await_pong(&connection, timestamp, now);
             }
-            queues.pings.push_back(Due {
+            self.queues.lock().pings.push_back(Due {
                 at: now + self.interval,
                 connection: due.connection,
             });
         }
+    }
+
+    fn await_pong(&self, connection: &Arc<Outbox>, timestamp: u64, now: Instant) {
+        let due = Due {
+            at: now + self.timeout,
+            connection: Arc::downgrade(connection),
+        };
+        self.queues.lock().timeouts.push_back(Unanswered { due, timestamp });
     }
 
     async fn run(&self) {
@@ -151,7 +156,8 @@ impl Actor for HeartbeatActor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::{Signals, Updates};
+    use super::super::outbox::Signals;
+    use super::super::updates::Updates;
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(30);
@@ -235,6 +241,27 @@ mod tests {
                 ..Signals::default()
             }
         );
+    }
+
+    #[test]
+    fn a_verdict_is_asked_for_once_per_timeout_until_the_pong_comes_or_the_connection_closes() {
+        let fixture = Fixture::new();
+        let (answers, closes) = (fixture.join(0), fixture.join(0));
+        fixture.advance(30);
+        for second in 31..=59 {
+            fixture.advance(second);
+            for outbox in [&answers, &closes] {
+                let asked = signals(outbox).overdue.is_some();
+                assert_eq!(asked, second == 40 || second == 50, "{second}");
+            }
+        }
+        answers.pong(30_000.0);
+        closes.close();
+        for second in [60, 70, 80] {
+            fixture.advance(second);
+            assert_eq!(signals(&answers).overdue.is_some(), second > 60, "{second}: the next ping's");
+            assert_eq!(signals(&closes), Signals::default());
+        }
     }
 
     #[test]

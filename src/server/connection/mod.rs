@@ -6,25 +6,39 @@
 //!
 //! Nothing here knows a bucket or a query: requests go to the session, which is a [`Service`].
 
+mod answers;
+mod batch;
+#[cfg(test)]
+mod batch_tests;
 pub(crate) mod connection_actor;
 pub(crate) mod connection_supervisor;
 mod driver;
 #[cfg(test)]
 mod driver_tests;
 #[cfg(test)]
+mod endurance_tests;
+#[cfg(test)]
 pub(crate) mod fake_session;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub(crate) mod heartbeat;
+mod intake;
+mod meter;
 pub(crate) mod outbox;
 mod phase;
+mod pulse;
 pub(crate) mod registry;
 mod service;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod slowness;
 pub(crate) mod socket;
+pub(crate) mod updates;
+#[cfg(test)]
+mod updates_tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ractor::ActorCell;
@@ -38,7 +52,9 @@ use self::driver::Driver;
 use self::heartbeat::HeartbeatQueue;
 use self::outbox::Outbox;
 use self::registry::{Registry, Seat};
+use self::slowness::Patience;
 use self::socket::Socket;
+use self::updates::HeldLimits;
 use super::admission::Admission;
 use super::config::Config;
 use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
@@ -55,6 +71,25 @@ pub(crate) struct Limits {
     pub(crate) requests_in_flight_max: usize,
     /// Unsent bytes from which on pushes are held back and nothing is read.
     pub(crate) high_water_bytes: usize,
+    /// Unsent bytes from which on the client is too slow, whatever they are.
+    pub(crate) hard_limit_bytes: usize,
+    /// How long a client may be too slow.
+    pub(crate) grace: Duration,
+    /// How much may wait while pushes are held back.
+    pub(crate) held: HeldLimits,
+    /// The most requests of one batch.
+    pub(crate) batch_requests_max: usize,
+    /// The most bytes of an answer.
+    pub(crate) result_bytes_max: usize,
+}
+
+impl Limits {
+    fn patience(&self) -> Patience {
+        Patience {
+            grace: self.grace,
+            taken_bytes: self.hard_limit_bytes,
+        }
+    }
 }
 
 impl From<&Config> for Limits {
@@ -67,6 +102,14 @@ impl From<&Config> for Limits {
             message_depth_max: config.connection_limits.max_json_depth,
             requests_in_flight_max: config.connection_limits.max_requests_in_flight.max(1),
             high_water_bytes: high_water_bytes.max(1),
+            hard_limit_bytes: backpressure.max_buffered_bytes,
+            grace: backpressure.grace,
+            held: HeldLimits {
+                changes_max: backpressure.max_held_changes,
+                bytes_max: backpressure.max_buffered_bytes,
+            },
+            batch_requests_max: config.connection_limits.max_batch_requests,
+            result_bytes_max: config.connection_limits.max_result_bytes,
         }
     }
 }
@@ -87,7 +130,7 @@ impl<N: Sessions> Connections<N> {
         // Copied, though it is mostly nothing: the buffer of the HTTP side is larger than one that may stay.
         let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
         let id = ConnectionId::next();
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::new(self.limits.held));
         let now_ms = super::wall_clock_ms();
         let figures = ConnectionFigures::new(now_ms);
         let registration = match seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures)) {

@@ -1,10 +1,8 @@
 //! The outbox: what others have for a connection, kept until the connection's own task comes for it.
 //!
-//! The store, the heartbeat and the shutdown write into it from their own tasks and never wait. Its size is bounded
-//! by the number of the connection's subscriptions: of each only the newest state is kept, however slowly the client
-//! reads. It knows no socket.
+//! The store, the heartbeat and the shutdown write into it from their own tasks and never wait. Its size is bounded,
+//! however slowly the client reads: see [`Updates`]. It knows no socket.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -12,63 +10,9 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::updates::{HeldLimits, Updates};
 use crate::protocol::{CloseCode, SubscriptionId};
 use crate::store::{Sink, Update};
-
-/// The newest update of each subscription, in the order in which they became dirty.
-#[derive(Default)]
-pub(crate) struct Updates {
-    order: VecDeque<SubscriptionId>,
-    newest: HashMap<SubscriptionId, Update>,
-    /// Updates that were replaced by newer ones since the last time that somebody asked.
-    coalesced: u64,
-}
-
-impl Updates {
-    /// Keeps `update` in the place of an older one of the same subscription. Nothing follows an end.
-    pub(crate) fn insert(&mut self, id: SubscriptionId, update: Update) {
-        match self.newest.get_mut(&id) {
-            Some(Update::Ended(_)) => {}
-            Some(older) => {
-                *older = update;
-                self.coalesced += 1;
-            }
-            None => {
-                self.order.push_back(id);
-                self.newest.insert(id, update);
-            }
-        }
-    }
-
-    /// Takes the one that has been dirty longest.
-    pub(crate) fn pop(&mut self) -> Option<(SubscriptionId, Update)> {
-        let id = self.order.pop_front()?;
-        self.newest.remove(&id).map(|update| (id, update))
-    }
-
-    /// How many updates were replaced by newer ones since the last time that this was asked.
-    pub(crate) fn take_coalesced(&mut self) -> u64 {
-        std::mem::take(&mut self.coalesced)
-    }
-
-    /// Moves all of `newer` into this set.
-    fn absorb(&mut self, newer: &mut Self) {
-        self.coalesced += newer.take_coalesced();
-        if self.is_empty() {
-            newer.coalesced = self.take_coalesced();
-            // The usual case: the two sets change places and both keep their memory.
-            std::mem::swap(self, newer);
-        } else {
-            while let Some((id, update)) = newer.pop() {
-                self.insert(id, update);
-            }
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-}
 
 /// What the connection's task is told besides updates.
 #[derive(Debug, Default, PartialEq)]
@@ -101,6 +45,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// An outbox in which so much may wait.
+    pub(crate) fn new(limits: HeldLimits) -> Self {
+        let state = State {
+            updates: Updates::new(limits),
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            waker: AtomicWaker::new(),
+        }
+    }
+
     /// Has `waker` woken when something is put in. Call it before [`Outbox::take`]: what comes between is not missed.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -154,11 +110,17 @@ impl Outbox {
         self.state.lock().unanswered == Some(timestamp)
     }
 
-    /// The time to answer the ping is up. The connection decides, after it has read what has already arrived.
-    pub(crate) fn pong_overdue(&self, timestamp: u64) {
-        if self.awaits_pong(timestamp) {
-            self.change(|state| state.signals.overdue = Some(timestamp));
-        }
+    /// The time to answer the ping is up, for the first time or again. The connection decides whether its client is
+    /// lost. Tells whether to ask again later: the ping is unanswered still.
+    pub(crate) fn pong_overdue(&self, timestamp: u64) -> bool {
+        let mut unanswered = false;
+        self.change(|state| {
+            unanswered = state.unanswered == Some(timestamp);
+            if unanswered {
+                state.signals.overdue = Some(timestamp);
+            }
+        });
+        unanswered
     }
 
     /// Drops what waits and takes in nothing more.

@@ -16,7 +16,7 @@ use crate::server::statistics::{ConnectionCounters, ConnectionFigures, Counters}
 
 /// Serves a client whose WebSocket handshake is over, until it leaves.
 pub(crate) async fn serve(stream: DuplexStream, context: &Arc<HandlerContext>, limits: Limits) -> JoinHandle<()> {
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::new(limits.held));
     let figures = ConnectionFigures::new(0);
     let session = StoreSessions(Arc::clone(context)).open(Arc::clone(&outbox), figures.subscriptions());
     let socket = Socket::new(stream, Vec::new(), limits.message_bytes_max).await;

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, Utf8Byt
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::meter::Meter;
 use crate::protocol::CloseCode;
 use crate::server::statistics::Traffic;
 
@@ -22,9 +23,15 @@ use crate::server::statistics::Traffic;
 /// for 10,000.
 const READ_BUFFER_BYTES: usize = 3 * 1024;
 
-/// The most that is handed to the WebSocket layer between two complete flushes, but for the last message. What is
+/// The most that is in the hands of the WebSocket layer, but for the last message. What is
 /// handed over is copied into frames and can no longer be held back, so that the rest waits here.
 const FLUSH_BYTES: usize = 64 * 1024;
+
+/// A message above this leaves buffers of its size behind that are worth giving back once the connection is at rest.
+const LARGE_BYTES: usize = 8 * 1024;
+
+/// A message above this leaves so much behind that it is given back at the first opportunity.
+const HUGE_BYTES: usize = 256 * 1024;
 
 /// What a frame adds to its payload, at most, when the server sends it.
 const FRAME_HEADER_BYTES: usize = 10;
@@ -54,18 +61,25 @@ pub(super) enum Incoming {
 
 /// A WebSocket over any byte stream.
 pub(super) struct Socket<S> {
-    stream: WebSocketStream<S>,
+    stream: WebSocketStream<Meter<S>>,
+    config: WebSocketConfig,
     /// Messages that wait for their turn to be framed.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
-    /// What was framed since the last complete flush: at least what is still unsent of it.
-    framed_bytes: usize,
+    /// How many bytes the system will have taken when all that was framed is sent, or a few more.
+    framed_up_to: u64,
     /// What has passed through.
     traffic: Traffic,
     /// The close frame to send after all that waits.
     close_frame: Option<CloseFrame>,
     /// Whether something arrived after which nothing can be read as frames any more.
     faulted: bool,
+    /// Whether the peer has begun to close: it is sent nothing any more.
+    peer_closed: bool,
+    /// Whether nothing had arrived when it was last looked.
+    all_read: bool,
+    /// The largest message since the buffers were made.
+    largest_bytes: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -76,15 +90,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .write_buffer_size(FLUSH_BYTES)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let stream = WebSocketStream::from_partially_read(stream, already_read, Role::Server, Some(config)).await;
+        let meter = Meter::new(stream, &already_read);
+        let stream = WebSocketStream::from_partially_read(meter, already_read, Role::Server, Some(config)).await;
         Self {
             stream,
+            config,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            framed_bytes: 0,
+            framed_up_to: 0,
             traffic: Traffic::default(),
             close_frame: None,
             faulted: false,
+            peer_closed: false,
+            all_read: false,
+            largest_bytes: 0,
+        }
+    }
+
+    /// Whether [`Socket::renewed`] would free enough to be worth it, and nothing is on its way in or out. A socket
+    /// that `rests` anyway gives back what a busy one would need again.
+    pub(super) fn should_be_renewed(&self, rests: bool) -> bool {
+        let worth_it = self.largest_bytes > if rests { LARGE_BYTES } else { HUGE_BYTES };
+        worth_it && self.all_read && self.unsent() == 0 && !self.faulted && self.stream.get_ref().is_between_messages()
+    }
+
+    /// The same socket with new buffers. Those that there are have grown with the largest message and never shrink:
+    /// the one for reading holds on to the whole of it.
+    pub(super) async fn renewed(self) -> Self {
+        let meter = self.stream.into_inner();
+        let stream = WebSocketStream::from_raw_socket(meter, Role::Server, Some(self.config)).await;
+        Self {
+            stream,
+            waiting: VecDeque::new(),
+            largest_bytes: 0,
+            ..self
         }
     }
 
@@ -93,8 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         // What is already answered goes out before the answer to a ping or a close that arrives now: after the latter
         // nothing could be sent any more. An error shows again when this is flushed.
         let _ = self.frame_waiting(cx);
-        let incoming = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+        let polled = Pin::new(&mut self.stream).poll_next(cx);
+        self.all_read = polled.is_pending();
+        let incoming = match ready!(polled) {
             Some(Ok(Message::Text(text))) => {
+                self.largest_bytes = self.largest_bytes.max(text.len());
                 self.traffic.receive(text.len());
                 Incoming::Text(text)
             }
@@ -105,14 +147,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Some(Ok(Message::Ping(_))) => {
                 // The pong is queued in the WebSocket layer. It counts, or a flood of pings would grow the queue
                 // of a client that reads nothing.
-                self.framed_bytes += CONTROL_FRAME_BYTES;
+                self.framed_up_to += CONTROL_FRAME_BYTES as u64;
                 Incoming::Control
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => Incoming::Control,
             Some(Ok(Message::Close(_))) => {
                 // Its answer is queued in the WebSocket layer, and nothing can be sent after it.
                 self.discard_waiting();
-                self.framed_bytes += CONTROL_FRAME_BYTES;
+                self.peer_closed = true;
+                self.framed_up_to += CONTROL_FRAME_BYTES as u64;
                 Incoming::Close
             }
             Some(Err(error)) => fault(&error),
@@ -124,16 +167,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Sends a text message after all others.
     pub(super) fn send(&mut self, message: impl Into<Bytes>) {
-        let message = message.into();
-        self.waiting_bytes += message.len();
-        self.waiting.push_back(message);
+        if !self.peer_closed {
+            let message = message.into();
+            self.waiting_bytes += message.len();
+            self.waiting.push_back(message);
+        }
     }
 
     /// Sends a text message before all that wait.
     pub(super) fn send_first(&mut self, message: impl Into<Bytes>) {
-        let message = message.into();
-        self.waiting_bytes += message.len();
-        self.waiting.push_front(message);
+        if !self.peer_closed {
+            let message = message.into();
+            self.waiting_bytes += message.len();
+            self.waiting.push_front(message);
+        }
     }
 
     /// Sends a close frame in the place of all that waits. Nothing can be sent afterwards.
@@ -157,23 +204,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// How many bytes wait here or in the WebSocket layer; never less than there are.
     pub(super) fn unsent(&self) -> usize {
-        self.waiting_bytes + self.framed_bytes
+        self.waiting_bytes + self.framed_unsent()
+    }
+
+    fn framed_unsent(&self) -> usize {
+        // What is framed is in memory, so that it fits.
+        usize::try_from(self.framed_up_to.saturating_sub(self.taken())).unwrap_or(usize::MAX)
+    }
+
+    /// How many bytes the system has taken since the connection was opened.
+    pub(super) fn taken(&self) -> u64 {
+        self.stream.get_ref().written()
     }
 
     /// Hands all that waits to the system. Ready when nothing is left, or when the peer is gone.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             self.frame_waiting(cx)?;
-            if self.framed_bytes == 0 {
+            if self.framed_unsent() == 0 {
                 return Poll::Ready(Ok(()));
             }
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.framed_bytes = 0;
+            // Exactly: a pong that took the place of another one was counted twice.
+            self.framed_up_to = self.taken();
         }
     }
 
     fn frame_waiting(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        while self.framed_bytes < FLUSH_BYTES {
+        while self.framed_unsent() < FLUSH_BYTES {
             if self.waiting.is_empty() && self.close_frame.is_none() {
                 return Ok(());
             }
@@ -185,12 +243,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             if let Some(message) = self.waiting.pop_front() {
                 self.waiting_bytes -= message.len();
                 self.traffic.send(message.len());
-                self.framed_bytes += message.len() + FRAME_HEADER_BYTES;
+                self.framed_up_to += (message.len() + FRAME_HEADER_BYTES) as u64;
+                self.largest_bytes = self.largest_bytes.max(message.len());
                 // A frame of its own making: all that we send was written as text, there is no need to check it again.
                 let frame = Frame::message(message, OpCode::Data(Data::Text), true);
                 Pin::new(&mut self.stream).start_send(Message::Frame(frame))?;
             } else if let Some(frame) = self.close_frame.take() {
-                self.framed_bytes += CONTROL_FRAME_BYTES;
+                self.framed_up_to += CONTROL_FRAME_BYTES as u64;
                 match Pin::new(&mut self.stream).start_send(Message::Close(Some(frame))) {
                     // Where the peer has begun to close at the same time, its own close frame is being answered.
                     Ok(()) | Err(Error::ConnectionClosed | Error::Protocol(_)) => {}
@@ -226,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Gives the stream back to the system, in a way that lets the peer read the close frame.
     pub(super) async fn finish(self) {
         if self.faulted {
-            linger(self.stream.into_inner()).await;
+            linger(self.stream.into_inner().into_inner()).await;
         }
     }
 }

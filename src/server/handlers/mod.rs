@@ -97,7 +97,7 @@ impl Session {
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
     /// that, nothing comes for it any more.
     pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        self.subscriptions.message(subscription, update)
+        self.subscriptions.message(subscription, update, self.context.overview.counters())
     }
 
     /// Whether somebody who follows a bucket is to be told of what it has missed, before anything new is sent.
@@ -164,6 +164,11 @@ impl Session {
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
             Operation::ServerStats => server_info::stats(call),
             Operation::ServerConnections => server_info::connections(call),
+            // The connection takes batches apart, so that only one within another comes here.
+            Operation::Batch => Err(Failure::new(
+                ErrorCode::ValidationError,
+                "A batch cannot be part of a batch".to_owned(),
+            )),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::store_reads::open_query;
 use super::{Call, deny_reserved, fields};
 use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, SubscriptionId, decode_text, message};
+use crate::server::statistics::{Count, Counters};
 use crate::store::{ChangeSet, Delta, Followed, Sink, StoreError, SubscribeOptions, Subscribed, Subscription, Update, ViewResult};
 
 /// The subscriptions of one connection. Dropping them ends them.
@@ -143,9 +144,12 @@ impl Subscriptions {
             .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {
-            let opened = subscribing
-                .await
-                .and_then(|subscribed| open(request, id, wish, subscribed, place, context.max_result_bytes));
+            let opened = subscribing.await.and_then(|subscribed| {
+                if wish.resume.is_some() && subscribed.resumed.is_none() {
+                    context.overview.counters().add(Count::Resynced, 1);
+                }
+                open(request, id, wish, subscribed, place, context.max_result_bytes)
+            });
             opened.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
         })))
     }
@@ -208,10 +212,10 @@ impl Subscriptions {
     }
 
     /// The message about something new; none where there is nothing to say, or nobody to hear it any more.
-    pub(super) fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+    pub(super) fn message(&mut self, id: SubscriptionId, update: Update, counters: &Counters) -> Option<Vec<u8>> {
         let active = self.active.get_mut(&id)?;
         match update {
-            Update::Result(result) => active.result(id, result),
+            Update::Result(result) => active.result(id, result, counters),
             Update::Failed(error) => Some(message::subscription_error(id, error.code(), &error.to_string())),
             Update::Changes(set) => Some(message::push_changes(id, set.data(), active.scope.at(set.seq()))),
             Update::Missed { changes, seq } => Some(message::push_missed(id, changes, active.scope.at(seq))),
@@ -224,7 +228,7 @@ impl Subscriptions {
 }
 
 impl Active {
-    fn result(&mut self, id: SubscriptionId, result: Arc<ViewResult>) -> Option<Vec<u8>> {
+    fn result(&mut self, id: SubscriptionId, result: Arc<ViewResult>, counters: &Counters) -> Option<Vec<u8>> {
         let cursor = self.scope.at(result.seq());
         let Form::Delta(sent) = &mut self.form else {
             return Some(message::push(id, result.data().as_deref(), cursor));
@@ -242,6 +246,7 @@ impl Active {
         if delta.len() <= data.as_ref().map_or(0, Bytes::len) {
             Some(message::push_delta(id, &delta, cursor))
         } else {
+            counters.add(Count::Resynced, 1);
             Some(message::push_resync(id, data.as_deref(), cursor))
         }
     }

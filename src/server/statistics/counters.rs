@@ -32,6 +32,8 @@ pub(crate) enum Count {
     Pushes,
     /// Updates that were replaced by newer ones before they were sent.
     Coalesced,
+    /// Whole results that were sent in the place of what has changed.
+    Resynced,
     /// Changes that followers of a bucket were told they have missed.
     MissedChanges,
     /// Requests taken and not answered yet. Goes up and down.

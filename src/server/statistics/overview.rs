@@ -46,8 +46,8 @@ impl Overview {
     }
 
     /// What connections count with.
-    pub(crate) fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// How long ago the server has started.

@@ -117,6 +117,9 @@ pub struct PushStats {
     pub sent: u64,
     /// Replaced by something newer before they were sent, because the client was still busy with older messages.
     pub coalesced: u64,
+    /// Whole results that were sent in the place of what has changed: to clients whose cursor was too old, and where
+    /// the result was smaller than the difference.
+    pub resynced: u64,
     /// Changes that followers of a bucket were told they have missed.
     pub missed_changes: u64,
 }
@@ -220,6 +223,7 @@ impl PushStats {
         Self {
             sent: counters.total(Count::Pushes),
             coalesced: counters.total(Count::Coalesced),
+            resynced: counters.total(Count::Resynced),
             missed_changes: counters.total(Count::MissedChanges),
         }
     }
