@@ -41,7 +41,7 @@ const SLACK_BYTES: u64 = 16 << 20;
 const SETTLING: Duration = Duration::from_secs(90);
 
 /// How long the server may take to notice that everybody is gone: a heartbeat and its timeout, and some.
-const LEAVING: Duration = Duration::from_secs(40);
+const LEAVING: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(
@@ -98,9 +98,11 @@ fn configuration(clients: u64) -> Value {
     json!({
         "logLevel": "warn",
         "idempotencyWindowMs": 60_000,
-        "heartbeat": { "intervalMs": 5_000, "timeoutMs": 5_000 },
+        "heartbeat": { "intervalMs": 10_000, "timeoutMs": 10_000 },
         // Little, so that clients that stall are held back, and some given up.
-        "backpressure": { "maxBufferedBytes": 64 * 1024 },
+        "backpressure": { "maxBufferedBytes": 64 * 1024, "graceMs": 4_000 },
+        // Some seconds of writes, so that some come back too late.
+        "storeLimits": { "historyMaxChanges": 2_000, "historyMaxBytes": 1 << 20 },
         "connectionLimits": { "maxTotalSubscriptions": 20 * clients },
         "buckets": buckets,
         "queries": queries,
@@ -215,7 +217,7 @@ impl Soak {
             Value::Null
         });
         println!(
-            "{:>6.0} s  {:>6.1} MiB  {:>5} files  {:>3} threads  {:>5} connections  {:>5} subscriptions  {:>5} views  {:>6.1} s of processor  {}{what}",
+            "{:>6.0} s  {:>6.1} MiB  {:>5} files  {:>3} threads  {:>5} connections  {:>5} subscriptions  {:>5} views  {:>6.1} s of processor  pushes {} coalesced {} missed {}  {}{what}",
             self.begun.elapsed().as_secs_f64(),
             footprint.resident_bytes as f64 / f64::from(1 << 20),
             footprint.files,
@@ -224,6 +226,9 @@ impl Soak {
             stats["store"]["queries"]["activeSubscriptions"],
             stats["store"]["views"]["live"],
             self.server.processor_time().as_secs_f64(),
+            stats["pushes"]["sent"],
+            stats["pushes"]["coalesced"],
+            stats["pushes"]["missedChanges"],
             self.tally.line(),
         );
     }

@@ -122,7 +122,7 @@ async fn fill(connection: &mut Connection, records: usize) -> Result<(), String>
         .map(|at| json!({ "id": key(at), "n": 0, "text": "x".repeat(70) }))
         .collect();
     for some in all.chunks(2_000) {
-        let fields = json!({ "bucket": "items", "records": some });
+        let fields = json!({ "bucket": "items", "data": some });
         connection
             .call("store.insertMany", fields)
             .await
