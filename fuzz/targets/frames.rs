@@ -25,8 +25,8 @@ use tokio::time::timeout;
 /// What the stream between peer and server holds: little, so that both sides wait for each other.
 const STREAM_BYTES: usize = 512;
 
-/// Far longer than a connection may take to end once its peer has gone; the time is not spent, only counted.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than the longest script takes, and a connection to end afterwards; the time is not spent, only counted.
+const PATIENCE: Duration = Duration::from_secs(100_000);
 
 /// The longest message that the server takes here.
 const PAYLOAD_MAX: usize = 4 * 1024;
