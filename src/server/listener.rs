@@ -145,6 +145,19 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Bytes that the system keeps for a socket beyond those that are on their way to the peer. What waits there can no
+/// longer be replaced by something newer, and it is memory that nobody counts.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NOT_SENT_BYTES_MAX: u32 = 64 * 1024;
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Answers are small and go out once per round: nothing is gained by waiting for more.
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(NOT_SENT_BYTES_MAX)?;
+    Ok(())
+}
+
 /// What the listener works with.
 pub(crate) struct Reception<N> {
     pub(crate) gate: Arc<Gate>,
@@ -161,8 +174,7 @@ pub(crate) struct Reception<N> {
 impl<N: Sessions> Reception<N> {
     /// Makes a connection of a socket, unless it wants something else or takes too long.
     async fn receive(&self, stream: TcpStream, peer: SocketAddr, supervisor: &ActorCell) {
-        // Answers are small and go out once per batch: nothing is gained by waiting for more.
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, "a socket was gone before it was accepted");
             return;
         }

@@ -26,6 +26,7 @@ pub(super) const LIMITS: Limits = Limits {
     message_bytes_max: 1000,
     message_depth_max: 100,
     requests_in_flight_max: 3,
+    pushes_held_bytes: 2000,
     high_water_bytes: 2000,
     hard_limit_bytes: 4000,
     grace: Duration::from_secs(10),

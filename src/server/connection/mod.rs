@@ -52,13 +52,16 @@ use self::driver::Driver;
 use self::heartbeat::HeartbeatQueue;
 use self::outbox::Outbox;
 use self::registry::{Registry, Seat};
-use self::slowness::Patience;
 use self::socket::Socket;
 use self::updates::HeldLimits;
 use super::admission::Admission;
 use super::config::Config;
 use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
 use crate::protocol::{ConnectionId, message};
+
+/// Unsent bytes from which on pushes are held back in any case, be the high-water mark as high as it may: they are not
+/// only sent late then, but old. A client that stops reading costs so much less memory, and others so much less time.
+const PUSHES_HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// What one connection may take up.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +72,9 @@ pub(crate) struct Limits {
     pub(crate) message_depth_max: usize,
     /// The most requests that are submitted and not answered.
     pub(crate) requests_in_flight_max: usize,
-    /// Unsent bytes from which on pushes are held back and nothing is read.
+    /// Unsent bytes from which on pushes are held back.
+    pub(crate) pushes_held_bytes: usize,
+    /// Unsent bytes from which on no request is begun.
     pub(crate) high_water_bytes: usize,
     /// Unsent bytes from which on the client is too slow, whatever they are.
     pub(crate) hard_limit_bytes: usize,
@@ -84,10 +89,17 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    fn patience(&self) -> Patience {
-        Patience {
-            grace: self.grace,
-            taken_bytes: self.hard_limit_bytes,
+    /// How much the client has to take within the grace period, by what is unsent to it and whether pushes are held
+    /// back. None where it is not slow.
+    fn demand(&self, unsent: usize, pushes_held: bool) -> Option<usize> {
+        if unsent >= self.hard_limit_bytes {
+            // It reads, and what it is sent is large.
+            Some(self.hard_limit_bytes)
+        } else if pushes_held && unsent >= self.pushes_held_bytes {
+            // What is held back takes no room: any progress will do.
+            Some(1)
+        } else {
+            None
         }
     }
 }
@@ -101,6 +113,7 @@ impl From<&Config> for Limits {
             message_bytes_max: config.max_payload_bytes,
             message_depth_max: config.connection_limits.max_json_depth,
             requests_in_flight_max: config.connection_limits.max_requests_in_flight.max(1),
+            pushes_held_bytes: high_water_bytes.clamp(1, PUSHES_HELD_BYTES_MAX),
             high_water_bytes: high_water_bytes.max(1),
             hard_limit_bytes: backpressure.max_buffered_bytes,
             grace: backpressure.grace,

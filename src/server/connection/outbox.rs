@@ -33,6 +33,8 @@ struct State {
     signals: Signals,
     /// The ping that the client has not answered. Starts None. None -> Some in `ping`, Some -> None in `pong`.
     unanswered: Option<u64>,
+    /// The connection holds updates back and comes for more by itself: it need not be woken for each.
+    holding: bool,
     /// Once the connection closes nothing more is taken in.
     closed: bool,
 }
@@ -69,6 +71,14 @@ impl Outbox {
             updates.absorb(&mut state.updates);
         }
         std::mem::take(&mut state.signals)
+    }
+
+    /// Says whether the connection holds updates back, so that it is not woken for more of them. Tells whether some
+    /// have come that it does not know of.
+    pub(crate) fn hold(&self, holding: bool) -> bool {
+        let mut state = self.state.lock();
+        state.holding = holding;
+        !state.updates.is_empty()
     }
 
     /// Has a system message sent.
@@ -147,7 +157,15 @@ impl Outbox {
 
 impl Sink for Outbox {
     fn push(&self, id: SubscriptionId, update: Update) {
-        self.change(|state| state.updates.insert(id, update));
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.updates.insert(id, update);
+        if !state.holding {
+            drop(state);
+            self.waker.wake();
+        }
     }
 }
 

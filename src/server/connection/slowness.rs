@@ -7,15 +7,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// When a client that is too slow is given up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// How long it may be too slow.
-    pub(crate) grace: Duration,
-    /// A client that takes so many bytes within the grace period has a new one: it reads, and what it is sent is large.
-    pub(crate) taken_bytes: usize,
-}
-
 /// What a connection knows of its client's slowness. A connection whose client keeps up has no timer.
 #[derive(Default)]
 pub(super) struct Slowness {
@@ -29,19 +20,20 @@ struct Since {
 }
 
 impl Slowness {
-    /// Takes note of how it is at present. Tells whether the client has been too slow for too long.
-    pub(super) fn has_lasted(&mut self, is_slow: bool, taken: u64, patience: Patience, cx: &mut Context<'_>) -> bool {
-        if !is_slow {
+    /// Takes note of how it is at present: how many bytes the client would have to take within the grace period, or
+    /// none where it is not too slow. Tells whether it has been too slow for too long.
+    pub(super) fn has_lasted(&mut self, demand: Option<usize>, taken: u64, grace: Duration, cx: &mut Context<'_>) -> bool {
+        let Some(demand) = demand else {
             self.since = None;
             return false;
-        }
+        };
         let since = self.since.get_or_insert_with(|| Since {
             taken,
-            grace: Box::pin(tokio::time::sleep(patience.grace)),
+            grace: Box::pin(tokio::time::sleep(grace)),
         });
-        if taken - since.taken >= patience.taken_bytes as u64 {
+        if taken - since.taken >= demand as u64 {
             since.taken = taken;
-            since.grace.as_mut().reset(Instant::now() + patience.grace);
+            since.grace.as_mut().reset(Instant::now() + grace);
         }
         since.grace.as_mut().poll(cx).is_ready()
     }

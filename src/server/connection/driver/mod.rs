@@ -73,6 +73,8 @@ pub(crate) struct Driver<S, V: Service> {
     answers: Answers<V>,
     /// Updates taken from the outbox that are not sent yet.
     updates: Updates,
+    /// Whether the outbox was told that updates are held back.
+    holding: bool,
     pulse: Pulse,
     slowness: Slowness,
     /// Whether there was a ping since the socket was renewed last: for buffers that are not huge, once per heartbeat
@@ -104,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             next_waits: false,
             answers: Answers::new(counters),
             updates: Updates::new(limits.held),
+            holding: false,
             pulse: Pulse::default(),
             slowness: Slowness::default(),
             renewal_is_due: false,
@@ -206,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             Phase::Draining(_) => self.batch.is_some() && !self.answers.is_alone(),
             Phase::Closing(_) | Phase::Closed => false,
         };
-        self.phase != phase || may_go_on || (flushed && self.has_update())
+        let news = self.hold_updates();
+        self.phase != phase || may_go_on || news || (flushed && self.has_update())
     }
 
     /// Makes the round seen in the statistics.
@@ -247,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     /// Sends updates while the client keeps up. What stays is held within bounds.
     fn send_updates(&mut self) {
-        while self.has_update() && !self.client_is_behind() {
+        while self.has_update() && !self.pushes_wait() {
             if let Some(past) = self.service.backlog() {
                 self.answers.counters().pushed(0);
                 self.socket.send(past);
@@ -260,6 +264,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 self.socket.send(push);
             }
         }
+    }
+
+    /// Tells the outbox whether updates are held back. Tells whether there are some that nobody has come for.
+    fn hold_updates(&mut self) -> bool {
+        let holding = self.has_update() && self.pushes_wait();
+        if holding == self.holding {
+            return false;
+        }
+        self.holding = holding;
+        self.outbox.hold(holding) && !holding
+    }
+
+    fn pushes_wait(&self) -> bool {
+        self.socket.unsent() >= self.limits.pushes_held_bytes
     }
 
     /// Whether an update may be sent as far as answers are concerned: what a batch causes comes after its answer.
@@ -287,8 +305,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             self.happen(Event::Abort(CloseCode::HeartbeatTimeout));
         }
         let unsent = self.socket.unsent();
-        let is_slow = unsent >= self.limits.hard_limit_bytes || (unsent >= self.limits.high_water_bytes && !self.updates.is_empty());
-        if self.slowness.has_lasted(is_slow, look.taken, self.limits.patience(), cx) {
+        let demand = self.limits.demand(unsent, self.has_update());
+        if self.slowness.has_lasted(demand, look.taken, self.limits.grace, cx) {
             self.happen(Event::Abort(CloseCode::TooSlow));
         }
     }
