@@ -41,7 +41,7 @@ const SLACK_BYTES: u64 = 16 << 20;
 const SETTLING: Duration = Duration::from_secs(90);
 
 /// How long the server may take to notice that everybody is gone: a heartbeat and its timeout, and some.
-const LEAVING: Duration = Duration::from_secs(40);
+const LEAVING: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(
@@ -98,9 +98,11 @@ fn configuration(clients: u64) -> Value {
     json!({
         "logLevel": "warn",
         "idempotencyWindowMs": 60_000,
-        "heartbeat": { "intervalMs": 5_000, "timeoutMs": 5_000 },
+        "heartbeat": { "intervalMs": 10_000, "timeoutMs": 10_000 },
         // Little, so that clients that stall are held back, and some given up.
-        "backpressure": { "maxBufferedBytes": 64 * 1024 },
+        "backpressure": { "maxBufferedBytes": 64 * 1024, "graceMs": 4_000 },
+        // Some seconds of writes, so that some come back too late.
+        "storeLimits": { "historyMaxChanges": 2_000, "historyMaxBytes": 1 << 20 },
         "connectionLimits": { "maxTotalSubscriptions": 20 * clients },
         "buckets": buckets,
         "queries": queries,
@@ -110,7 +112,6 @@ fn configuration(clients: u64) -> Value {
 /// A run.
 struct Soak {
     server: Server,
-    control: Connection,
     tally: Arc<Tally>,
     phase: watch::Sender<Phase>,
     clients: u64,
@@ -131,8 +132,8 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         length.as_secs_f64() / 60.0
     );
     let server = Server::start(&configuration(arguments.clients)).await.map_err(one)?;
-    let control = Connection::open(server.port, None).await.map_err(|ended| one(ended.to_string()))?;
-    println!("features: {}", control.features.join(", "));
+    let welcomed = Connection::open(server.port, None).await.map_err(|ended| one(ended.to_string()))?;
+    println!("features: {}", welcomed.features.join(", "));
     let first = server.footprint();
     let (phase, phases) = watch::channel(Phase::Live);
     let tally = Arc::new(Tally::default());
@@ -140,16 +141,16 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         port: server.port,
         seed,
         pause: Duration::from_secs_f64(arguments.clients as f64 / arguments.writes.max(1) as f64),
-        features: control.features.clone(),
+        features: welcomed.features.clone(),
         tally: Arc::clone(&tally),
     });
+    welcomed.close().await;
     for number in 0..arguments.clients {
         tokio::spawn(live(Arc::clone(&plan), number, phases.clone()));
     }
     drop(phases);
     let mut soak = Soak {
         server,
-        control,
         tally,
         phase,
         clients: arguments.clients,
@@ -159,13 +160,8 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
     };
     soak.run(length, Duration::from_secs(arguments.compare_every.max(5)), first).await;
     let Soak {
-        server,
-        control,
-        tally,
-        mut faults,
-        ..
+        server, tally, mut faults, ..
     } = soak;
-    control.close().await;
     faults.extend(tally.faults());
     faults.extend(server.stop().await.err());
     if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -221,7 +217,7 @@ impl Soak {
             Value::Null
         });
         println!(
-            "{:>6.0} s  {:>6.1} MiB  {:>5} files  {:>3} threads  {:>5} connections  {:>5} subscriptions  {:>5} views  {:>6.1} s of processor  {}{what}",
+            "{:>6.0} s  {:>6.1} MiB  {:>5} files  {:>3} threads  {:>5} connections  {:>5} subscriptions  {:>5} views  {:>6.1} s of processor  pushes {} coalesced {} missed {}  {}{what}",
             self.begun.elapsed().as_secs_f64(),
             footprint.resident_bytes as f64 / f64::from(1 << 20),
             footprint.files,
@@ -230,12 +226,19 @@ impl Soak {
             stats["store"]["queries"]["activeSubscriptions"],
             stats["store"]["views"]["live"],
             self.server.processor_time().as_secs_f64(),
+            stats["pushes"]["sent"],
+            stats["pushes"]["coalesced"],
+            stats["pushes"]["missedChanges"],
             self.tally.line(),
         );
     }
 
-    async fn stats(&mut self) -> Result<Value, Ended> {
-        self.control.call("server.stats", json!({})).await
+    /// Asked on a connection of its own, which is one of those that are counted.
+    async fn stats(&self) -> Result<Value, Ended> {
+        let mut connection = Connection::open(self.server.port, None).await?;
+        let stats = connection.call("server.stats", json!({})).await;
+        connection.close().await;
+        stats
     }
 
     /// Lets nobody write until everybody has compared. Gives what the server takes up then.

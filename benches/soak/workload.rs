@@ -61,7 +61,7 @@ pub fn follow(dice: &mut Dice, owner: &str, features: &[String]) -> Follow {
         params,
         shape: Shape::Whole,
     };
-    let subject = match dice.below(12) {
+    let subject = match dice.below(13) {
         0..=2 => records("group", json!({ "group": group(dice) })),
         3 | 4 => records("own", json!({ "owner": owner })),
         5 => records("top", json!({})),
@@ -73,6 +73,10 @@ pub fn follow(dice: &mut Dice, owner: &str, features: &[String]) -> Follow {
             filter: json!({ "group": group(dice) }),
         },
         10 if can("changes") => Subject::Feed {
+            bucket: "items",
+            filter: json!({}),
+        },
+        11 if can("changes") => Subject::Feed {
             bucket: "events",
             filter: json!({}),
         },
@@ -96,7 +100,7 @@ pub fn write(dice: &mut Dice, owner: &str, features: &[String]) -> (&'static str
             "group": group(dice),
             "owner": if dice.percent(30) { json!(owner) } else { Value::Null },
             "n": dice.below(10_000),
-            "text": "x".repeat(50 + dice.below(150) as usize),
+            "text": "x".repeat(50 + dice.below(1_500) as usize),
         })
     };
     let (operation, mut fields) = match dice.below(20) {

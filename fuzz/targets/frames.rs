@@ -4,10 +4,12 @@
 //! An input that begins with `r` is put on the wire as it is, in pieces whose length the second byte says. Any other
 //! is a script of lines, the first letter of each saying what happens: `T` a text message, `F` one in many frames, `B`
 //! a binary message, `P` a ping, `O` a pong, `C` a close frame, `h` the server's heartbeat, `o` its patience ending,
-//! `s` the server stopping, `w` a second passing.
+//! `s` the server stopping, `w` a second passing. In messages `@cursor` and `@sub` stand for the last cursor and the last
+//! subscription that the server has named.
 
 #![no_main]
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
@@ -23,8 +25,8 @@ use tokio::time::timeout;
 /// What the stream between peer and server holds: little, so that both sides wait for each other.
 const STREAM_BYTES: usize = 512;
 
-/// Far longer than a connection may take to end once its peer has gone; the time is not spent, only counted.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than the longest script takes, and a connection to end afterwards; the time is not spent, only counted.
+const PATIENCE: Duration = Duration::from_secs(100_000);
 
 /// The longest message that the server takes here.
 const PAYLOAD_MAX: usize = 4 * 1024;
@@ -38,8 +40,9 @@ async fn connect(data: &[u8]) {
     let (server, peer) = tokio::io::duplex(STREAM_BYTES);
     let (handle, serving) = open(server, Vec::new(), &store).await;
     let (reading, writing) = tokio::io::split(peer);
-    let listening = Listener::default().listen(reading);
-    let script = speak(data, writing, handle);
+    let named = RefCell::new(Named::default());
+    let listening = Listener::new(&named).listen(reading);
+    let script = speak(data, writing, handle, &named);
     let ending = async {
         timeout(PATIENCE, serving)
             .await
@@ -77,7 +80,7 @@ async fn prepare() -> Store {
 }
 
 /// What the peer does. Tells how many answers it must get, where that is known.
-async fn speak(data: &[u8], mut wire: WriteHalf<DuplexStream>, handle: Handle) -> Option<usize> {
+async fn speak(data: &[u8], mut wire: WriteHalf<DuplexStream>, handle: Handle, named: &RefCell<Named>) -> Option<usize> {
     let expected = match data {
         [b'r', size, bytes @ ..] => {
             for piece in bytes.chunks(usize::from(*size).max(1)) {
@@ -88,7 +91,7 @@ async fn speak(data: &[u8], mut wire: WriteHalf<DuplexStream>, handle: Handle) -
             }
             None
         }
-        _ => follow(data, &mut wire, &handle).await,
+        _ => follow(data, &mut wire, &handle, named).await,
     };
     // All that is owed is answered before the peer goes.
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -96,10 +99,11 @@ async fn speak(data: &[u8], mut wire: WriteHalf<DuplexStream>, handle: Handle) -
     expected
 }
 
-async fn follow(script: &[u8], wire: &mut WriteHalf<DuplexStream>, handle: &Handle) -> Option<usize> {
+async fn follow(script: &[u8], wire: &mut WriteHalf<DuplexStream>, handle: &Handle, named: &RefCell<Named>) -> Option<usize> {
     let mut expected = Some(0);
     for line in script.split(|byte| *byte == b'\n') {
         let Some((kind, payload)) = line.split_first() else { continue };
+        let payload = &*named.borrow().fill(payload);
         let bytes = match kind {
             b'T' => frame(0x81, payload),
             b'F' => fragments(payload),
@@ -176,14 +180,50 @@ fn fragments(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What the peer heard.
+/// What the server has named last.
 #[derive(Default)]
-struct Listener {
+struct Named {
+    cursor: String,
+    subscription: String,
+}
+
+impl Named {
+    fn hear(&mut self, message: &Value) {
+        if let Some(cursor) = message["cursor"].as_str() {
+            self.cursor = cursor.to_owned();
+        }
+        if let Some(subscription) = message["subscriptionId"].as_str() {
+            self.subscription = subscription.to_owned();
+        }
+    }
+
+    fn fill(&self, payload: &[u8]) -> Vec<u8> {
+        match std::str::from_utf8(payload) {
+            Ok(text) if text.contains('@') => {
+                let text = text.replace("@cursor", &self.cursor).replace("@sub", &self.subscription);
+                text.into_bytes()
+            }
+            Ok(_) | Err(_) => payload.to_vec(),
+        }
+    }
+}
+
+/// What the peer heard.
+struct Listener<'n> {
+    named: &'n RefCell<Named>,
     answers: usize,
     close: Option<Vec<u8>>,
 }
 
-impl Listener {
+impl<'n> Listener<'n> {
+    fn new(named: &'n RefCell<Named>) -> Self {
+        Self {
+            named,
+            answers: 0,
+            close: None,
+        }
+    }
+
     /// Reads to the end and checks every frame.
     async fn listen(mut self, mut wire: ReadHalf<DuplexStream>) -> Self {
         let mut head = [0; 2];
@@ -210,6 +250,9 @@ impl Listener {
 
     fn take_text(&mut self, payload: &[u8]) {
         let message: Value = serde_json::from_slice(payload).expect("messages are JSON");
+        let mut named = self.named.borrow_mut();
+        named.hear(&message);
+        named.hear(&message["data"]);
         match message["type"].as_str() {
             Some("result" | "error") => {
                 assert!(message["id"].is_number());
