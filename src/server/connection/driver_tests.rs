@@ -49,6 +49,11 @@ pub(super) struct Fixture {
 impl Fixture {
     /// A served connection whose welcome has been read.
     pub(super) async fn new() -> Self {
+        Self::with(Admission::unlimited()).await
+    }
+
+    /// The same for a client that may ask for so much.
+    pub(super) async fn with(admission: Admission) -> Self {
         let (server, client) = tokio::io::duplex(4096);
         let script = Arc::new(Script::default());
         let outbox = Arc::new(Outbox::new(LIMITS.held));
@@ -56,17 +61,8 @@ impl Fixture {
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
         let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
-        let driver = tokio::spawn(
-            Box::new(Driver::new(
-                socket,
-                session,
-                Arc::clone(&outbox),
-                LIMITS,
-                Admission::unlimited(),
-                counters,
-            ))
-            .run(b"{}".to_vec()),
-        );
+        let driver =
+            tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS, admission, counters)).run(b"{}".to_vec()));
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
