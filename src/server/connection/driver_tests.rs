@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::Instant;
@@ -412,6 +412,39 @@ async fn a_websocket_ping_is_answered_with_its_payload() {
         .expect("the connection is open");
     let answer = fixture.client.next().await.expect("an answer").expect("a sound frame");
     assert_eq!(answer, Message::Pong(b"abc".to_vec().into()));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_pongs_cannot_ask_for_more_and_more_of_them() {
+    let mut fixture = Fixture::new().await;
+    let mut sent = 0;
+    loop {
+        assert!(sent < 2000, "the server goes on reading");
+        let ping = Message::Ping(vec![b'x'; 125].into());
+        fixture.client.feed(ping).await.expect("the connection is open");
+        sent += 1;
+        if poll!(fixture.client.flush()).is_pending() {
+            fixture.settle().await;
+            if poll!(fixture.client.flush()).is_pending() {
+                break;
+            }
+        }
+    }
+    // As soon as it reads, everything goes on.
+    fixture
+        .client
+        .feed(Message::text(r#"{"id":1,"type":"store.get"}"#))
+        .await
+        .expect("the connection is open");
+    let mut pongs = 0;
+    loop {
+        let _ = poll!(fixture.client.flush());
+        match fixture.client.next().await.expect("the connection is open").expect("a sound frame") {
+            Message::Pong(_) => pongs += 1,
+            message => break assert_eq!(message.into_data(), answer(1)),
+        }
+    }
+    assert!(pongs > 0);
 }
 
 #[tokio::test]

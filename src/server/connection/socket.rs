@@ -39,6 +39,9 @@ const FRAME_HEADER_BYTES: usize = 10;
 /// The most that a control frame of the server takes.
 const CONTROL_FRAME_BYTES: usize = 2 + 125;
 
+/// The most that pongs take up which the client does not read. Some five hundred of them.
+const PONGS_BYTES_MAX: usize = 64 * 1024;
+
 /// How long a peer may take to answer a close frame, or to notice that the server is done with it.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,8 @@ pub(super) struct Socket<S> {
     waiting_bytes: usize,
     /// How many bytes the system will have taken when all that was framed is sent, or a few more.
     framed_up_to: u64,
+    /// The bytes of the pongs that were framed since nothing was unsent.
+    pongs_bytes: usize,
     /// What has passed through.
     traffic: Traffic,
     /// The close frame to send after all that waits.
@@ -98,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             framed_up_to: 0,
+            pongs_bytes: 0,
             traffic: Traffic::default(),
             close_frame: None,
             faulted: false,
@@ -127,6 +133,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
+    /// Whether nothing is to be received before the client has taken the pongs that it has asked for: the WebSocket
+    /// layer keeps one for every ping, and each may be as large as the ping. The task is woken when that is over.
+    pub(super) fn must_send_first(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pongs_bytes >= PONGS_BYTES_MAX && self.poll_flush(cx).is_pending()
+    }
+
     /// The next thing that arrives.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         // What is already answered goes out before the answer to a ping or a close that arrives now: after the latter
@@ -148,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 // The pong is queued in the WebSocket layer. It counts, or a flood of pings would grow the queue
                 // of a client that reads nothing.
                 self.framed_up_to += CONTROL_FRAME_BYTES as u64;
+                self.pongs_bytes += CONTROL_FRAME_BYTES;
                 Incoming::Control
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => Incoming::Control,
@@ -222,6 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         loop {
             self.frame_waiting(cx)?;
             if self.framed_unsent() == 0 {
+                self.pongs_bytes = 0;
                 return Poll::Ready(Ok(()));
             }
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
