@@ -314,6 +314,26 @@ async fn buffers_are_renewed_only_between_messages_and_when_nothing_is_on_its_wa
     assert!(!socket.should_be_renewed(true), "there is nothing more to gain");
 }
 
+#[tokio::test]
+async fn buffers_are_renewed_at_rest_also_after_many_small_messages_at_once() {
+    let (server, _client) = tokio::io::duplex(1 << 20);
+    let mut socket = Socket::new(server, Vec::new(), 1 << 20).await;
+    for (messages, renewed) in [(1, false), (2000, true), (1, false)] {
+        for _ in 0..messages {
+            socket.send(vec![b'a'; 40]);
+        }
+        let flushed = std::future::poll_fn(|cx| socket.poll_flush(cx)).await;
+        flushed.expect("the stream is open");
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(socket.poll_receive(&mut cx).is_pending());
+        assert!(!socket.should_be_renewed(false), "it may be needed again at once");
+        assert_eq!(socket.should_be_renewed(true), renewed, "{messages} messages");
+        if renewed {
+            socket = socket.renewed().await;
+        }
+    }
+}
+
 /// A stream that counts how often something is written to it.
 struct Counted {
     stream: DuplexStream,

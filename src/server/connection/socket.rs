@@ -83,7 +83,7 @@ pub(super) struct Socket<S> {
     peer_closed: bool,
     /// Whether nothing had arrived when it was last looked.
     all_read: bool,
-    /// The largest message since the buffers were made.
+    /// The largest message since the buffers were made, or the most that was framed and not sent.
     largest_bytes: usize,
 }
 
@@ -258,7 +258,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 self.waiting_bytes -= message.len();
                 self.traffic.send(message.len());
                 self.framed_up_to += (message.len() + FRAME_HEADER_BYTES) as u64;
-                self.largest_bytes = self.largest_bytes.max(message.len());
+                // Many small messages that are sent together make the buffer as large as one large message does.
+                self.largest_bytes = self.largest_bytes.max(self.framed_unsent());
                 // A frame of its own making: all that we send was written as text, there is no need to check it again.
                 let frame = Frame::message(message, OpCode::Data(Data::Text), true);
                 Pin::new(&mut self.stream).start_send(Message::Frame(frame))?;
