@@ -316,9 +316,14 @@ async fn a_view_whose_bucket_is_replaced_in_a_group_has_one_result_for_the_group
             .map(|update| match update {
                 Update::Result(result) => {
                     let records: Value = serde_json::from_slice(&result.data().unwrap()).unwrap();
-                    records.as_array().unwrap().iter().map(|record| record["id"].clone()).collect::<Value>()
+                    records
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|record| record["id"].clone())
+                        .collect::<Value>()
                 }
-                other => panic!("unexpected {other:?}"),
+                Update::Ended(_) | Update::Failed(_) | Update::Changes(_) | Update::Missed { .. } => panic!("unexpected {update:?}"),
             })
             .collect();
         assert_eq!(ids, [expected]);

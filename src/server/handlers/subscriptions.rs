@@ -144,7 +144,9 @@ impl Subscriptions {
             .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {
-            let opened = subscribing.await.and_then(|subscribed| {
+            let opened = subscribing.await.and_then(|mut subscribed| {
+                let Subscribed { result, resumed, .. } = &mut subscribed;
+                resumed.take_if(|delta| is_longer_than(delta, result));
                 if wish.resume.is_some() && subscribed.resumed.is_none() {
                     context.overview.counters().add(Count::Resynced, 1);
                 }
@@ -239,22 +241,22 @@ impl Active {
             // States in between were left out, and the newest is the one that the client has.
             return None;
         }
-        if delta.len() < RESYNC_BYTES_MIN {
-            return Some(message::push_delta(id, &delta, cursor));
-        }
-        let data = result.data();
-        if delta.len() <= data.as_ref().map_or(0, Bytes::len) {
-            Some(message::push_delta(id, &delta, cursor))
-        } else {
+        if is_longer_than(&delta, &result) {
             counters.add(Count::Resynced, 1);
-            Some(message::push_resync(id, data.as_deref(), cursor))
+            return Some(message::push_resync(id, result.data().as_deref(), cursor));
         }
+        Some(message::push_delta(id, &delta, cursor))
     }
 }
 
 /// A delta of fewer bytes is sent as it is. Of a larger one it is worth the while to see whether the whole result
 /// is smaller.
 const RESYNC_BYTES_MIN: usize = 4096;
+
+/// Whether a delta had better be left out, and the whole result be sent.
+fn is_longer_than(delta: &Bytes, result: &ViewResult) -> bool {
+    delta.len() >= RESYNC_BYTES_MIN && delta.len() > result.data().map_or(0, |data| data.len())
+}
 
 /// The answer with the first result, or with what brings the client up to it, and the subscription for the session
 /// to keep.

@@ -624,6 +624,31 @@ async fn a_subscription_that_the_store_ends_frees_its_place() {
 }
 
 #[tokio::test]
+async fn who_resumes_gets_the_whole_result_where_the_delta_is_longer() {
+    let mut client = client().await;
+    client.define("t").await;
+    client
+        .get("defineQuery", json!({ "name": "all", "config": { "bucket": "t" } }))
+        .await;
+    let long = |id: u32| format!("{id}{}", "k".repeat(100));
+    for id in 0..50 {
+        client.get("insert", json!({ "bucket": "t", "data": { "id": long(id) } })).await;
+    }
+    let first = client.get("subscribe", json!({ "query": "all" })).await;
+    let resume = json!({ "query": "all", "resume": first["cursor"] });
+    client.get("delete", json!({ "bucket": "t", "key": long(0) })).await;
+    let few = client.get("subscribe", resume.clone()).await;
+    assert_eq!((&few["resumed"], &few["delta"]["removed"]), (&json!(true), &json!([long(0)])));
+    client.get("unsubscribe", json!({ "subscriptionId": few["subscriptionId"] })).await;
+    for id in 1..50 {
+        client.get("delete", json!({ "bucket": "t", "key": long(id) })).await;
+    }
+    let many = client.get("subscribe", resume).await;
+    assert_eq!((&many["resumed"], &many["data"]), (&json!(false), &json!([])));
+    assert_eq!(many.get("delta"), None);
+}
+
+#[tokio::test]
 async fn queries_can_be_run_once() {
     let context = Arc::new(context().await);
     let mut client = Client::new(&context);
