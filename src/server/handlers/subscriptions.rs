@@ -162,6 +162,10 @@ impl Subscriptions {
         let bucket = fields::text(call.fields, "bucket")?;
         let filter = fields::optional_object(call.fields, "filter")?.unwrap_or_default();
         let since = fields::position(call.fields, "since")?;
+        if since.is_some() && self.backlog_bytes() >= call.context.max_result_bytes {
+            let problem = "Other change feeds of this connection have yet to be told what they missed";
+            return Err(Failure::new(ErrorCode::Backpressure, problem));
+        }
         let id = SubscriptionId::next();
         deny_reserved(&bucket)?;
         call.context.store.snapshot().bucket(&bucket)?;
@@ -195,6 +199,15 @@ impl Subscriptions {
     /// Whether a follower is to be told of what it has missed, before anything new is sent.
     pub(super) fn has_backlog(&self) -> bool {
         !self.behind.is_empty()
+    }
+
+    /// Bytes of all that followers are yet to be told of. The feeds of one batch wait together until it is answered.
+    fn backlog_bytes(&self) -> usize {
+        let sets = self.behind.iter().filter_map(|id| match &self.active.get(id)?.form {
+            Form::Feed(backlog) => Some(backlog),
+            Form::Whole | Form::Delta(_) => None,
+        });
+        sets.flatten().map(|set| set.data().len()).sum()
     }
 
     /// The next message about what a follower has missed.
