@@ -54,6 +54,23 @@ common="--records 10000 --filler 90 --secs $secs"
 }
 
 for durability in memory sync; do
+    for subscribers in 200 2000; do
+        start "$durability" "fanout-$durability-$subscribers"
+        load "echo, $subscribers" fanout --raw --subs "$subscribers" --secs "$secs" --addr 127.0.0.1:9101
+        load "$durability, $subscribers followers" fanout --subs "$subscribers" --secs "$secs" --addr "127.0.0.1:$port" --pid "$pid"
+        stop
+    done
+done
+for stuck in 0 200; do
+    start sync "slow-$stuck"
+    load "$stuck stuck" slow --stuck "$stuck" --result-size 200 --addr "127.0.0.1:$port" --pid "$pid"
+    stop
+done
+start memory idle
+load '10,000 idle' idle --conns 10000 --addr "127.0.0.1:$port" --pid "$pid"
+stop
+
+for durability in memory sync; do
     for views in 10 10000; do
         start "$durability" "views-$durability-$views"
         load "$durability, views" views --records 100000 --filler 90 --views "$views" --addr "127.0.0.1:$port" --pid "$pid"

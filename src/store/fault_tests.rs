@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::durability::{Batch, Durability, DurabilityError};
 use super::query::{Filter, QueryDefinition};
-use super::{BucketDefinition, Operation, RequestKey, Store, StoreError};
-use crate::protocol::{ErrorCode, Record};
+use super::{BucketDefinition, Operation, RequestKey, Sink, Store, StoreError, Update};
+use crate::protocol::{ErrorCode, Record, SubscriptionId};
 
 /// What the disk does with the groups that it is given.
 #[derive(Default)]
@@ -231,4 +231,101 @@ async fn what_was_submitted_before_closing_is_kept_and_answered() {
         2,
         "a closed store can still be read"
     );
+}
+
+/// Keeps everything that was pushed.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Update>>);
+
+impl Sink for Recorder {
+    fn push(&self, _: SubscriptionId, update: Update) {
+        self.0.lock().unwrap().push(update);
+    }
+}
+
+fn definition() -> Arc<BucketDefinition> {
+    Arc::new(BucketDefinition::from_value(&json!({ "key": "id", "schema": { "id": { "type": "number" } } })).unwrap())
+}
+
+#[tokio::test]
+async fn a_cursor_up_to_the_last_commit_is_good_whatever_is_on_its_way_to_disk_or_was_lost_there() {
+    for operation in [
+        Operation::Clear { bucket: "t".into() },
+        Operation::DropBucket { name: "t".into() },
+        Operation::UpdateBucket {
+            name: "t".into(),
+            updates: json!({ "ttl": 5000 }).as_object().unwrap().clone(),
+        },
+    ] {
+        let script = Script::of(3);
+        let store = open(&script).await;
+        store.submit(insert(1)).unwrap().await.unwrap();
+        let sink: Arc<dyn Sink> = Arc::new(Recorder::default());
+        let follow = |since| store.follow("t", &Value::Null, since, SubscriptionId::next(), Arc::clone(&sink));
+        let feed = follow(None).await.unwrap();
+        script.hold(true);
+        let lost = store.submit(operation).unwrap();
+        let now = Some(feed.scope.at(feed.seq));
+        let resumed = follow(now).await.map(|followed| (followed.seq, followed.backlog.len()));
+        script.hold(false);
+        assert_eq!(resumed, Ok((feed.seq, 0)));
+        assert!(is_refused(lost.await));
+        let resumed = follow(now).await.map(|followed| (followed.seq, followed.backlog.len()));
+        assert_eq!(resumed, Ok((feed.seq, 0)), "nothing has happened since");
+    }
+}
+
+#[tokio::test]
+async fn a_view_whose_bucket_is_replaced_in_a_group_has_one_result_for_the_group() {
+    let update = |updates: Value| Operation::UpdateBucket {
+        name: "t".into(),
+        updates: updates.as_object().unwrap().clone(),
+    };
+    let define = Operation::DefineBucket {
+        name: "t".into(),
+        definition: definition(),
+    };
+    let groups = [
+        (vec![Operation::DropBucket { name: "t".into() }, define, insert(2)], json!([2])),
+        (vec![update(json!({ "ttl": 5000 })), insert(2)], json!([1, 2])),
+        (vec![insert(2), update(json!({ "ttl": 5000 })), insert(3)], json!([1, 2, 3])),
+        (vec![insert(2), Operation::Clear { bucket: "t".into() }, insert(3)], json!([3])),
+    ];
+    for (group, expected) in groups {
+        let script = Script::of(usize::MAX);
+        let store = open(&script).await;
+        let all = QueryDefinition::from_value(&json!({ "bucket": "t" })).unwrap();
+        store.define_query("all", all).await.unwrap();
+        // Of a record that ends, one rule sees what the other does not.
+        let mortal = json!({ "id": 7, "_expiresAt": 1 });
+        store.bucket("t").insert(&json!({ "id": 1 })).await.unwrap();
+        store.bucket("t").insert(&mortal).await.unwrap();
+        let sink = Arc::new(Recorder::default());
+        let watching = store.subscribe("all", &Value::Null, SubscriptionId::next(), Arc::clone(&sink) as Arc<dyn Sink>);
+        let _watched = watching.await.unwrap();
+        // Nothing else runs before the last of them is submitted: they are one group.
+        let answers: Vec<_> = group.into_iter().map(|operation| store.submit(operation).unwrap()).collect();
+        for answer in answers {
+            answer.await.unwrap();
+        }
+        // The actor is through with the group.
+        store.watch("all", Value::Null).await.unwrap();
+        let pushed: Vec<_> = std::mem::take(&mut *sink.0.lock().unwrap());
+        let ids: Vec<_> = pushed
+            .iter()
+            .map(|update| match update {
+                Update::Result(result) => {
+                    let records: Value = serde_json::from_slice(&result.data().unwrap()).unwrap();
+                    records
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|record| record["id"].clone())
+                        .collect::<Value>()
+                }
+                Update::Ended(_) | Update::Failed(_) | Update::Changes(_) | Update::Missed { .. } => panic!("unexpected {update:?}"),
+            })
+            .collect();
+        assert_eq!(ids, [expected]);
+    }
 }

@@ -337,12 +337,15 @@ impl StoreState {
                 replaced.iter().copied().chain(effects.dropped.iter().map(|(name, _)| name)),
             );
         }
-        // A bucket that is looked at anew needs no changes on top.
-        let emptied: HashSet<_> = effects.emptied.iter().map(|(.., new)| *new).collect();
-        if emptied.is_empty() {
+        // A bucket that is looked at anew needs no changes on top: a view has one result for each commit that is named.
+        let is_looked_at_anew = |change: &Change| {
+            let bucket = state.bucket_by_id(change.bucket);
+            bucket.is_some_and(|bucket| replaced.contains(bucket.name()) || effects.dropped.iter().any(|(name, _)| name == bucket.name()))
+        };
+        if replaced.is_empty() && effects.dropped.is_empty() {
             self.views.follow(changes, state);
         } else {
-            let followed: Vec<_> = changes.iter().filter(|change| !emptied.contains(&change.bucket)).cloned().collect();
+            let followed: Vec<_> = changes.iter().filter(|change| !is_looked_at_anew(change)).cloned().collect();
             self.views.follow(&followed, state);
         }
         for name in replaced.into_iter().filter(|name| state.bucket_id(name.as_str()).is_some()) {

@@ -572,6 +572,31 @@ async fn many_who_resume_at_once_cost_one_evaluation() {
 }
 
 #[tokio::test]
+async fn where_most_of_a_result_has_changed_all_are_given_the_whole() {
+    let store = in_memory().await;
+    let sink = Arc::default();
+    let records = |from: u64, to: u64, n: u64| -> Vec<_> { (from..to).map(|id| json!({ "id": format!("k{id}"), "n": n })).collect() };
+    let insert = async |from, to| store.bucket("t").insert_many(&records(from, to, 1)).await.unwrap();
+    insert(0, 1_200).await;
+    let first = watch(&store, "all", None, &sink).await;
+    let from = first.scope.at(first.seq);
+    insert(1_200, 3_000).await;
+    let again = watch(&store, "all", Some(from), &sink).await;
+    assert!(again.resumed.is_none() && value_of(&again).unwrap().as_array().unwrap().len() == 3_000);
+    // The same number of changes is told to those who watch enough that is as it was; and any number of one row.
+    insert(3_000, 6_000).await;
+    let from = Some(again.scope.at(store.snapshot().seq()));
+    let mut value = value_of(&watch(&store, "all", None, &sink).await);
+    insert(6_000, 7_500).await;
+    for number in 0..20 {
+        put(&store, "k1", number).await;
+    }
+    let resumed = watch(&store, "all", from, &sink).await;
+    apply(&mut value, &delta_of(&resumed).unwrap());
+    assert_eq!(value, value_of(&resumed));
+}
+
+#[tokio::test]
 async fn a_cursor_is_good_for_its_own_query_and_definition_alone() {
     let store = in_memory().await;
     put(&store, "a", 1).await;
@@ -679,6 +704,13 @@ async fn those_who_missed_the_same_share_it_until_something_new_happens() {
     let third = follow(&store, "t", &Value::Null, since(1), &sink).await.unwrap();
     let commits: Vec<_> = third.backlog.iter().map(|set| set.seq() - stays.seq).collect();
     assert_eq!(commits, [2, 3]);
+    // Who has missed more shares what is known of it.
+    let fourth = follow(&store, "t", &Value::Null, since(0), &sink).await.unwrap();
+    assert_eq!(
+        fourth.backlog.iter().map(told).map(|(seq, _)| seq - stays.seq).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    assert!(Arc::ptr_eq(&fourth.backlog[1], &third.backlog[0]) && Arc::ptr_eq(&fourth.backlog[2], &third.backlog[1]));
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl Admission {
     }
 
     /// Takes what a request costs from the quota. To be asked once for each request, before anything else about it is
-    /// looked at; the elements of a batch are requests, the batch is none.
+    /// looked at; the elements of a batch are requests, and the batch is one only where it has none that count.
     ///
     /// # Errors
     /// What to answer where the quota does not allow the request. It costs nothing then.
@@ -148,6 +148,19 @@ impl Admission {
     pub(crate) fn count_refused(&self) -> Result<(), CloseCode> {
         let Some(member) = &self.member else { return Ok(()) };
         member.limits.take_refused(&member.account).map_err(|_| CloseCode::TooManyRefused)
+    }
+
+    /// The admission of a client under this limit.
+    #[cfg(test)]
+    pub(crate) fn limited(limit: super::config::RateLimitConfig) -> Self {
+        let gatekeeper = Gatekeeper::from(&Config {
+            rate_limit: Some(limit),
+            ..Config::default()
+        });
+        let address = IpAddr::from([127, 0, 0, 1]);
+        gatekeeper
+            .admit(address, &HeaderMap::new())
+            .expect("the first connection is admitted")
     }
 
     /// The admission of a client without limits.

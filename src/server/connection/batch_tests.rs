@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::driver_tests::{Fixture, LIMITS, pushed};
 use super::fake_session::large_answer;
 use crate::protocol::CloseCode;
+use crate::server::admission::Admission;
+use crate::server::config::RateLimitConfig;
 
 impl Fixture {
     async fn send_batch(&mut self, id: i64, requests: &[(i64, &str)]) {
@@ -138,6 +140,49 @@ async fn a_batch_of_too_many_requests_is_refused_and_none_is_carried_out() {
     let requests: Vec<_> = (1..=6).map(|id| (id, "store.get")).collect();
     fixture.send_batch(9, &requests).await;
     assert!(fixture.text().await.contains("VALIDATION_ERROR"));
+    assert!(fixture.handled().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_of_a_batch_counts_for_the_rate_limit_and_a_batch_without_any_counts_itself() {
+    let mut fixture = Fixture::with(Admission::limited(RateLimitConfig {
+        max_requests: 4,
+        ..RateLimitConfig::default()
+    }))
+    .await;
+    fixture.send_batch(9, &[(1, "store.get"), (2, "store.get")]).await;
+    assert_eq!(fixture.batch_answer(9).await, [json!({ "id": 1 }), json!({ "id": 2 })]);
+    fixture.send_batch(8, &[]).await;
+    assert!(fixture.batch_answer(8).await.is_empty());
+    fixture.send_text(r#"{"id":7,"type":"batch"}"#).await;
+    assert!(fixture.text().await.contains("VALIDATION_ERROR"));
+    for batch in [
+        r#"{"id":6,"type":"batch","requests":[]}"#,
+        r#"{"id":6,"type":"batch","requests":7}"#,
+    ] {
+        fixture.send_text(batch).await;
+        assert!(fixture.text().await.contains("RATE_LIMITED"), "{batch}");
+    }
+    fixture.send_batch(5, &[(3, "store.get")]).await;
+    assert_eq!(fixture.batch_answer(5).await[0]["code"], "RATE_LIMITED");
+    assert_eq!(fixture.handled(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_with_one_malformed_request_too_many_is_answered_whole_before_the_close() {
+    let mut fixture = Fixture::with(Admission::limited(RateLimitConfig {
+        refused: Some(1),
+        ..RateLimitConfig::default()
+    }))
+    .await;
+    fixture
+        .send_text(r#"{"id":9,"type":"batch","requests":[{"id":1},{"id":2},{"id":3},{"id":4,"type":"store.get"}]}"#)
+        .await;
+    let answers = fixture.batch_answer(9).await;
+    assert_eq!(ids(&answers), [1, 2, 3, 4]);
+    assert_eq!(answers[1]["code"], "INVALID_REQUEST");
+    assert_eq!(answers[3]["code"], "BACKPRESSURE");
+    assert_eq!(fixture.close_code().await, (1008, "too_many_refused".to_owned()));
     assert!(fixture.handled().is_empty());
 }
 

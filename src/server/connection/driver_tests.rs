@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::Instant;
@@ -50,6 +50,11 @@ pub(super) struct Fixture {
 impl Fixture {
     /// A served connection whose welcome has been read.
     pub(super) async fn new() -> Self {
+        Self::with(Admission::unlimited()).await
+    }
+
+    /// The same for a client that may ask for so much.
+    pub(super) async fn with(admission: Admission) -> Self {
         let (server, client) = tokio::io::duplex(4096);
         let script = Arc::new(Script::default());
         let outbox = Arc::new(Outbox::new(LIMITS.held));
@@ -57,17 +62,8 @@ impl Fixture {
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
         let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
-        let driver = tokio::spawn(
-            Box::new(Driver::new(
-                socket,
-                session,
-                Arc::clone(&outbox),
-                LIMITS,
-                Admission::unlimited(),
-                counters,
-            ))
-            .run(b"{}".to_vec()),
-        );
+        let driver =
+            tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS, admission, counters)).run(b"{}".to_vec()));
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
@@ -417,6 +413,41 @@ async fn a_websocket_ping_is_answered_with_its_payload() {
         .expect("the connection is open");
     let answer = fixture.client.next().await.expect("an answer").expect("a sound frame");
     assert_eq!(answer, Message::Pong(b"abc".to_vec().into()));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_pongs_cannot_ask_for_more_and_more_of_them() {
+    let mut fixture = Fixture::new().await;
+    let mut sent = 0;
+    loop {
+        assert!(sent < 2000, "the server goes on reading");
+        let ping = Message::Ping(vec![b'x'; 125].into());
+        fixture.client.feed(ping).await.expect("the connection is open");
+        sent += 1;
+        if poll!(fixture.client.flush()).is_pending() {
+            fixture.settle().await;
+            if poll!(fixture.client.flush()).is_pending() {
+                break;
+            }
+        }
+    }
+    // As soon as it reads, everything goes on.
+    fixture
+        .client
+        .feed(Message::text(r#"{"id":1,"type":"store.get"}"#))
+        .await
+        .expect("the connection is open");
+    let mut pongs = 0;
+    let other = loop {
+        let _ = poll!(fixture.client.flush());
+        let message = fixture.client.next().await.expect("the connection is open").expect("a sound frame");
+        if !message.is_pong() {
+            break message;
+        }
+        pongs += 1;
+    };
+    assert_eq!(other.into_data(), answer(1));
+    assert!(pongs > 0);
 }
 
 #[tokio::test]

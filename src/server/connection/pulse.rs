@@ -46,6 +46,8 @@ impl Pulse {
         if std::mem::take(&mut self.pinging) {
             self.last = Some(now);
             self.doubtful = None;
+            // A server that was held up may find the time to be up when the ping is only leaving. It will ask again.
+            self.overdue = None;
         }
         let is_unanswered = |timestamp: &u64| outbox.awaits_pong(*timestamp);
         if let Some(timestamp) = self.overdue.take().filter(is_unanswered) {
@@ -112,6 +114,18 @@ mod tests {
         for (left_at_once, now, lost) in table {
             let (mut pulse, outbox) = pinged(look(5, left_at_once, true));
             assert_eq!(lost_when_overdue(&mut pulse, &outbox, now), lost, "{left_at_once} {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_ping_that_leaves_when_its_time_is_up_already_has_the_whole_time_too() {
+        for left_at_once in [true, false] {
+            let outbox = Outbox::default();
+            outbox.ping(PING);
+            let mut pulse = Pulse::default();
+            pulse.ping();
+            assert!(!lost_when_overdue(&mut pulse, &outbox, look(5, left_at_once, true)));
+            assert!(!pulse.is_lost(look(5, true, true), &outbox));
         }
     }
 

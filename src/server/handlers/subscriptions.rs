@@ -144,7 +144,9 @@ impl Subscriptions {
             .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
         Ok(Handled::Alone(Box::pin(async move {
-            let opened = subscribing.await.and_then(|subscribed| {
+            let opened = subscribing.await.and_then(|mut subscribed| {
+                let Subscribed { result, resumed, .. } = &mut subscribed;
+                resumed.take_if(|delta| is_longer_than(delta, result));
                 if wish.resume.is_some() && subscribed.resumed.is_none() {
                     context.overview.counters().add(Count::Resynced, 1);
                 }
@@ -160,6 +162,10 @@ impl Subscriptions {
         let bucket = fields::text(call.fields, "bucket")?;
         let filter = fields::optional_object(call.fields, "filter")?.unwrap_or_default();
         let since = fields::position(call.fields, "since")?;
+        if since.is_some() && self.backlog_bytes() >= call.context.max_result_bytes {
+            let problem = "Other change feeds of this connection have yet to be told what they missed";
+            return Err(Failure::new(ErrorCode::Backpressure, problem));
+        }
         let id = SubscriptionId::next();
         deny_reserved(&bucket)?;
         call.context.store.snapshot().bucket(&bucket)?;
@@ -193,6 +199,15 @@ impl Subscriptions {
     /// Whether a follower is to be told of what it has missed, before anything new is sent.
     pub(super) fn has_backlog(&self) -> bool {
         !self.behind.is_empty()
+    }
+
+    /// Bytes of all that followers are yet to be told of. The feeds of one batch wait together until it is answered.
+    fn backlog_bytes(&self) -> usize {
+        let sets = self.behind.iter().filter_map(|id| match &self.active.get(id)?.form {
+            Form::Feed(backlog) => Some(backlog),
+            Form::Whole | Form::Delta(_) => None,
+        });
+        sets.flatten().map(|set| set.data().len()).sum()
     }
 
     /// The next message about what a follower has missed.
@@ -239,22 +254,22 @@ impl Active {
             // States in between were left out, and the newest is the one that the client has.
             return None;
         }
-        if delta.len() < RESYNC_BYTES_MIN {
-            return Some(message::push_delta(id, &delta, cursor));
-        }
-        let data = result.data();
-        if delta.len() <= data.as_ref().map_or(0, Bytes::len) {
-            Some(message::push_delta(id, &delta, cursor))
-        } else {
+        if is_longer_than(&delta, &result) {
             counters.add(Count::Resynced, 1);
-            Some(message::push_resync(id, data.as_deref(), cursor))
+            return Some(message::push_resync(id, result.data().as_deref(), cursor));
         }
+        Some(message::push_delta(id, &delta, cursor))
     }
 }
 
 /// A delta of fewer bytes is sent as it is. Of a larger one it is worth the while to see whether the whole result
 /// is smaller.
 const RESYNC_BYTES_MIN: usize = 4096;
+
+/// Whether a delta had better be left out, and the whole result be sent.
+fn is_longer_than(delta: &Bytes, result: &ViewResult) -> bool {
+    delta.len() >= RESYNC_BYTES_MIN && delta.len() > result.data().map_or(0, |data| data.len())
+}
 
 /// The answer with the first result, or with what brings the client up to it, and the subscription for the session
 /// to keep.

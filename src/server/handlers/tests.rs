@@ -624,6 +624,60 @@ async fn a_subscription_that_the_store_ends_frees_its_place() {
 }
 
 #[tokio::test]
+async fn what_followers_are_yet_to_be_told_is_bounded() {
+    let (mut client, _) = client_among(0, 200).await;
+    client.define("t").await;
+    let first = client.get("changes", json!({ "bucket": "t", "filter": { "n": 1 } })).await;
+    client
+        .get("unsubscribe", json!({ "subscriptionId": first["subscriptionId"] }))
+        .await;
+    for id in ["a", "b", "c"] {
+        client.get("insert", json!({ "bucket": "t", "data": { "id": id, "n": 1 } })).await;
+    }
+    let since = json!({ "bucket": "t", "filter": { "n": 1 }, "since": first["cursor"] });
+    let behind = client.get("changes", since.clone()).await;
+    let message = "Other change feeds of this connection have yet to be told what they missed";
+    client.check_refused("changes", since.clone(), "BACKPRESSURE", message).await;
+    let now = json!({ "bucket": "t", "filter": { "n": 2 } });
+    let other = client.get("changes", now).await;
+    client
+        .get("unsubscribe", json!({ "subscriptionId": other["subscriptionId"] }))
+        .await;
+    // Once it has been told, or is given up, there is room.
+    assert_eq!(std::iter::from_fn(|| client.session.backlog()).count(), 3);
+    let again = client.get("changes", since.clone()).await;
+    for gone in [behind, again] {
+        client.get("unsubscribe", json!({ "subscriptionId": gone["subscriptionId"] })).await;
+    }
+    client.get("changes", since).await;
+}
+
+#[tokio::test]
+async fn who_resumes_gets_the_whole_result_where_the_delta_is_longer() {
+    let mut client = client().await;
+    client.define("t").await;
+    client
+        .get("defineQuery", json!({ "name": "all", "config": { "bucket": "t" } }))
+        .await;
+    let long = |id: u32| format!("{id}{}", "k".repeat(100));
+    for id in 0..50 {
+        client.get("insert", json!({ "bucket": "t", "data": { "id": long(id) } })).await;
+    }
+    let first = client.get("subscribe", json!({ "query": "all" })).await;
+    let resume = json!({ "query": "all", "resume": first["cursor"] });
+    client.get("delete", json!({ "bucket": "t", "key": long(0) })).await;
+    let few = client.get("subscribe", resume.clone()).await;
+    assert_eq!((&few["resumed"], &few["delta"]["removed"]), (&json!(true), &json!([long(0)])));
+    client.get("unsubscribe", json!({ "subscriptionId": few["subscriptionId"] })).await;
+    for id in 1..50 {
+        client.get("delete", json!({ "bucket": "t", "key": long(id) })).await;
+    }
+    let many = client.get("subscribe", resume).await;
+    assert_eq!((&many["resumed"], &many["data"]), (&json!(false), &json!([])));
+    assert_eq!(many.get("delta"), None);
+}
+
+#[tokio::test]
 async fn queries_can_be_run_once() {
     let context = Arc::new(context().await);
     let mut client = Client::new(&context);

@@ -16,24 +16,26 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Reads it from the history.
+    /// Reads it from the history, up to where a later one begins that is `known`: what that one holds is shared.
     ///
     /// # Errors
     /// Where the history does not reach back, or it would be larger than so many bytes: the oldest commit since which
     /// it can be had.
-    pub(super) fn read(filter: &Filter, missed: &Missed<'_>, bytes_max: usize) -> Result<Self, u64> {
+    pub(super) fn read(filter: &Filter, missed: &Missed<'_>, bytes_max: usize, known: Option<&Self>) -> Result<Self, u64> {
         let Missed {
             since,
             until,
             bucket,
             history,
         } = missed;
+        let until = known.map_or(*until, |known| known.since);
+        let entries = history.since(bucket.id(), *since, until)?;
         let mut backlog = Self {
             since: *since,
-            sets: VecDeque::new(),
-            bytes: 0,
+            sets: known.map_or_else(VecDeque::new, |known| known.sets.clone()),
+            bytes: known.map_or(0, |known| known.bytes),
         };
-        for entry in history.since(bucket.id(), *since, *until)?.rev() {
+        for entry in entries.rev() {
             let versions = entry.changes.iter().map(|change| (change.old.as_ref(), change.new.as_ref()));
             let Some(set) = encode(entry.seq, versions, filter, bucket.key_field()) else {
                 continue;

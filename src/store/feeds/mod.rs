@@ -156,11 +156,12 @@ impl Feeds {
     }
 
     fn backlog(&mut self, plan: &FeedPlan, missed: &Missed<'_>) -> Result<Vec<Arc<ChangeSet>>, u64> {
-        let known = self.by_bucket.get(&plan.key.bucket).and_then(|feeds| feeds.get(&plan.key.filter));
-        if let Some(sets) = known.and_then(|feed| feed.backlog.as_ref()?.since(missed.since)) {
+        let feed = self.by_bucket.get(&plan.key.bucket).and_then(|feeds| feeds.get(&plan.key.filter));
+        let known = feed.and_then(|feed| feed.backlog.as_ref());
+        if let Some(sets) = known.and_then(|known| known.since(missed.since)) {
             return Ok(sets);
         }
-        let backlog = Backlog::read(&plan.filter, missed, self.backlog_bytes_max)?;
+        let backlog = Backlog::read(&plan.filter, missed, self.backlog_bytes_max, known)?;
         let sets = backlog.all();
         if self.backlog_bytes + backlog.bytes() > self.backlog_bytes_max {
             self.forget_backlogs();

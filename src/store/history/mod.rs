@@ -124,7 +124,14 @@ impl History {
     /// # Errors
     /// Where the history does not reach back so far: the oldest commit after which everything is known.
     pub(super) fn since(&self, bucket: BucketId, after: u64, until: u64) -> Result<impl DoubleEndedIterator<Item = &Entry>, u64> {
-        self.rings.get(&bucket).map_or(Err(until), |ring| ring.since(after, until))
+        let ring = match self.rings.get(&bucket) {
+            // Nothing has happened, whatever a group has done that is on its way to disk or was lost there.
+            _ if after >= until => None,
+            None => return Err(until),
+            ring => ring,
+        };
+        let entries = ring.map(|ring| ring.since(after, until)).transpose()?;
+        Ok(entries.into_iter().flatten())
     }
 
     /// How the rows that have changed between two commits were at the first of them, none where there was no record;

@@ -154,6 +154,14 @@ impl LiveView {
         }
     }
 
+    /// How many rows of a list are held; 0 for anything else.
+    pub(super) fn rows_held(&self) -> usize {
+        match &self.maintenance {
+            Maintenance::Rows(view) => view.len(),
+            Maintenance::Number(_) | Maintenance::Groups(_) | Maintenance::Reevaluated => 0,
+        }
+    }
+
     /// What turned the result that there was at an earlier commit into the latest one. `before` has each row of the
     /// bucket that has changed since, as it was visible at that commit; none where it was not. `state` is the one up
     /// to which the view has followed. Evaluates nothing but a window that lost rows it does not hold.

@@ -35,10 +35,15 @@ use super::StoreError;
 use super::feeds::{ChangeSet, lifetime};
 use super::fingerprint::Fingerprint;
 use super::history::History;
+use super::long_work::in_place;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
 use super::stats::MaintenanceStats;
 use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
+
+/// Where more rows than this have changed, it is not worked out what that did to a result that has not even twice as
+/// many: the whole is encoded once for all, a delta once for every commit from which somebody comes back.
+const ROWS_TOLD: usize = 1_000;
 
 /// Who is told of new results. Called on the store's own task: it must not block.
 pub trait Sink: Send + Sync {
@@ -348,8 +353,8 @@ impl Views {
         Some(Arc::clone(entry.view.latest()))
     }
 
-    /// What turned the result that there was at an earlier commit into the latest one, where that is known; `state` is
-    /// the state of the views.
+    /// What turned the result that there was at an earlier commit into the latest one, where that is known and no more
+    /// work than the whole result is worth; `state` is the state of the views.
     pub(super) fn resume(&mut self, blueprint: &Blueprint, since: u64, history: &History, state: &State) -> Option<Bytes> {
         let id = *self.by_key.get(&blueprint.key)?;
         let view = &self.entries.get(&id)?.view;
@@ -362,7 +367,11 @@ impl Views {
         }
         let bucket = state.bucket_id(query.bucket.as_str())?;
         let before = history.before(bucket, since, state.seq())?;
-        let delta = view.delta_since(&before, state).to_json();
+        if before.len() > ROWS_TOLD && before.len() > view.rows_held() / 2 {
+            return None;
+        }
+        let work_out = || view.delta_since(&before, state).to_json();
+        let delta = if before.len() > ROWS_TOLD { in_place(work_out) } else { work_out() };
         self.resumes.keep(id, since, delta.clone());
         Some(delta)
     }

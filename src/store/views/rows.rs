@@ -142,6 +142,11 @@ impl RowsView {
         Some(Self { rows, complete })
     }
 
+    /// How many rows are held.
+    pub(super) fn len(&self) -> usize {
+        self.rows.held.len()
+    }
+
     /// The rows as they are now.
     pub(super) fn rows(&self) -> Rows {
         self.rows.clone()

@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 *budget = rest;
                 continue;
             }
-            if self.intake.is_full() {
+            if self.intake.is_full() || self.socket.must_send_first(cx) {
                 return Input::Stopped;
             }
             match self.socket.poll_receive(cx) {
@@ -130,9 +130,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     }
 
     fn begin_batch(&mut self, ticket: Ticket, text: &Utf8Bytes, request: &Request<'_>) {
-        self.batches += 1;
-        match Batch::open(ticket, text, request, self.batches, self.limits.batch_requests_max) {
+        let opened = Batch::open(ticket, text, request, self.batches + 1, self.limits.batch_requests_max);
+        let counts_by_its_requests = opened.as_ref().is_ok_and(|batch| batch.first().is_some());
+        if !counts_by_its_requests && let Err(failure) = self.admission.admit(request) {
+            return self.owe(ticket, failure.answer(request.id(), false));
+        }
+        match opened {
             Ok(batch) => {
+                self.batches = batch.serial;
                 self.answers.begin_batch(request.id(), batch.serial);
                 self.batch = Some(batch);
             }
@@ -152,7 +157,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
             Ok(request) => self.carry_out(batch.ticket, &request, cx),
             Err(answer) => {
-                self.refuse_malformed(batch.ticket, answer);
+                // The one that is too many has its place in the list like all others.
+                self.owe(batch.ticket, answer);
+                if let Err(code) = self.admission.count_refused() {
+                    self.happen(Event::Finish(code));
+                }
                 true
             }
         };
