@@ -3,6 +3,9 @@
 #
 #   cargo build --release && benches/outside.sh path/to/wsload [seconds]
 #
+# At the end come the parts of `cargo bench --bench storm`, which needs no load generator: clients that all return at
+# once, deltas against whole results, idle connections.
+#
 # The figures are in docs/BENCHMARKS.md. Everything stays on this machine's loopback and in a folder of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -88,4 +91,11 @@ for _ in 1 2 3; do
     start sync million
     printf '%-28s%d ms, %s\n' 'start with a million' $((($(date +%s%N) - begun) / 1000000)) "$(grep VmRSS "/proc/$pid/status" | tr -s '\t ' ' ')"
     stop
+done
+
+# One file descriptor for each client, here and in the server.
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -H -n)"
+for part in 'resume --clients 2000 --records 1000' 'delta --records 10000' 'idle --connections 10000'; do
+    # shellcheck disable=SC2086
+    cargo bench --quiet --bench storm -- $part
 done

@@ -20,10 +20,7 @@ use super::workload;
 const QUIET: Duration = Duration::from_millis(300);
 
 /// How long what a client has may differ from a fresh query although nobody writes.
-const CATCHING_UP: Duration = Duration::from_secs(45);
-
-/// The most that one client follows.
-const FOLLOWS_MAX: usize = 5;
+const CATCHING_UP: Duration = Duration::from_secs(60);
 
 /// What all clients are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +124,7 @@ impl Client {
         self.name = format!("c{}-{}", self.number, self.lives);
         self.lives += 1;
         self.follows.clear();
-        for _ in 0..1 + self.dice.below(3) {
+        for _ in 0..1 + self.dice.below(4) {
             self.follow_something();
         }
     }
@@ -151,7 +148,7 @@ impl Client {
 
     async fn connect_once(&mut self) {
         // Some keep little in the system's buffers: they are felt sooner when they stall.
-        let receive_buffer = self.dice.percent(30).then_some(8 * 1024);
+        let receive_buffer = self.dice.percent(30).then_some(32 * 1024);
         let connection = match Connection::open(self.plan.port, receive_buffer).await {
             Ok(connection) => connection,
             Err(Ended::Wrong(what)) => return self.plan.tally.fault(format!("{}: {what}", self.name)),
@@ -359,26 +356,25 @@ impl Visit<'_> {
                 self.ask(request, Asked::Write).await
             }
             80..=85 => self.stall().await,
-            86..=89 if self.client.follows.len() < FOLLOWS_MAX => {
-                self.client.follow_something();
-                self.follow(self.client.follows.len() - 1).await
-            }
-            90..=92 => self.drop_last().await,
+            86..=91 => self.change_mind().await,
+            92 => self.ask(("store.buckets", json!({})), Asked::Other).await,
             93..=96 => self.vanish().await,
             _ => Ok(()),
         }
     }
 
-    /// Gives up what it followed last, once all that was asked about it is answered.
-    async fn drop_last(&mut self) -> Result<(), Over> {
+    /// Follows something else in the place of what it followed last, once all that was asked about that is answered.
+    /// How much all clients follow stays as it is: what the server keeps for them can be compared over time.
+    async fn change_mind(&mut self) -> Result<(), Over> {
         let last = self.client.follows.len() - 1;
         let awaits = |asked: &Asked| matches!(asked, Asked::Follow(at) | Asked::Fill(at) | Asked::Fresh(at) if *at == last);
-        if last == 0 || self.asked.values().any(awaits) {
+        if self.asked.values().any(awaits) {
             return Ok(());
         }
         self.give_up(last).await?;
         self.client.follows.pop();
-        Ok(())
+        self.client.follow_something();
+        self.follow(last).await
     }
 
     /// Reads nothing for a while; mostly so short that the server waits for it.
