@@ -49,7 +49,7 @@ pub use statistics::{ConnectionInfo, ServerStats};
 use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
-use self::connection::{Connections, Limits, StoreSessions};
+use self::connection::{Connections, FAREWELLS_MAX, Limits, StoreSessions};
 use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
@@ -123,6 +123,7 @@ impl NoexServer {
             // seats there is still room to tell those who are too many.
             handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
+                farewells: Semaphore::new(FAREWELLS_MAX),
                 sessions: StoreSessions(context),
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),

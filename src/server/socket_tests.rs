@@ -48,6 +48,7 @@ impl TestServer {
         let script = Arc::new(Script::default());
         let counters = Arc::new(Counters::default());
         let connections = Connections {
+            farewells: tokio::sync::Semaphore::new(super::connection::FAREWELLS_MAX),
             sessions: Arc::clone(&script),
             registry: Arc::clone(&registry),
             heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),

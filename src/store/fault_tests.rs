@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::durability::{Batch, Durability, DurabilityError};
 use super::query::{Filter, QueryDefinition};
-use super::{BucketDefinition, Operation, RequestKey, Sink, Store, StoreError, Update};
+use super::{BucketDefinition, Operation, RequestKey, Sink, Store, StoreError, StoreLimits, Update};
 use crate::protocol::{ErrorCode, Record, SubscriptionId};
 
 /// What the disk does with the groups that it is given.
@@ -173,6 +173,25 @@ async fn a_repeat_waits_until_the_first_answer_is_durable_and_a_refusal_is_kept_
     store.bucket("t").delete(1).await.unwrap();
     let again = store.submit_once(insert(1), key("b")).unwrap().await.unwrap_err();
     assert_eq!((again.code(), again.to_string()), (refusal.code(), refusal.to_string()));
+}
+
+#[tokio::test]
+async fn a_repeat_of_the_last_definition_that_is_allowed_is_answered_as_it_was() {
+    let limits = StoreLimits {
+        max_buckets: 1,
+        ..StoreLimits::default()
+    };
+    let store = Store::builder().limits(limits).open().await.unwrap();
+    let define = |name: &str| {
+        let operation = Operation::DefineBucket {
+            name: name.into(),
+            definition: definition(),
+        };
+        store.submit_once(operation, key(name)).unwrap()
+    };
+    let first = define("a").await.unwrap();
+    assert_eq!(define("a").await, Ok(first));
+    assert!(matches!(define("b").await, Err(StoreError::LimitExceeded(_))));
 }
 
 #[tokio::test]

@@ -208,7 +208,13 @@ impl StoreState {
 
     fn apply_all(&mut self, now: Timestamp, waiting: Vec<Submitted>) {
         for Submitted { operation, request, reply } in waiting {
-            let answer = self.check_limits(&operation).and_then(|()| self.apply(now, operation, request));
+            let limits = &self.shared.limits.command.requests;
+            // What a repeat asks for is there already, and counts.
+            let is_repeat = request
+                .as_ref()
+                .is_some_and(|request| self.working.requests().holds(request, limits, now));
+            let allowed = if is_repeat { Ok(()) } else { self.check_limits(&operation) };
+            let answer = allowed.and_then(|()| self.apply(now, operation, request));
             self.open.answer_later(reply, answer);
         }
     }

@@ -37,14 +37,9 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// How many messages wait.
-    pub(super) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// Whether the socket is to be left alone.
-    pub(super) fn is_full(&self) -> bool {
-        self.last.is_some() || self.messages.len() >= AHEAD_MESSAGES || self.bytes >= AHEAD_BYTES
+    /// Whether the socket is to be left alone, where no more than so many messages may be read ahead.
+    pub(super) fn is_full(&self, messages_max: usize) -> bool {
+        self.last.is_some() || self.messages.len() >= AHEAD_MESSAGES.min(messages_max) || self.bytes >= AHEAD_BYTES
     }
 
     /// Takes in what has arrived. A pong does not queue up behind requests.
@@ -135,7 +130,7 @@ mod tests {
         let (mut intake, outbox) = (Intake::default(), Outbox::default());
         intake.add(text("a"), false, &outbox);
         intake.add(Incoming::Close, false, &outbox);
-        assert!(intake.is_full(), "nothing after it is read");
+        assert!(intake.is_full(AHEAD_MESSAGES), "nothing after it is read");
         assert!(intake.next(false).is_none());
         message(&mut intake);
         assert!(matches!(intake.next(false), Some(Next::Event(Event::PeerClosed))));
@@ -156,16 +151,16 @@ mod tests {
     fn what_is_read_ahead_is_bounded_in_number_and_in_bytes() {
         let (mut intake, outbox) = (Intake::default(), Outbox::default());
         for _ in 0..AHEAD_MESSAGES {
-            assert!(!intake.is_full());
+            assert!(!intake.is_full(AHEAD_MESSAGES));
             intake.add(text("a"), false, &outbox);
         }
-        assert!(intake.is_full());
+        assert!(intake.is_full(AHEAD_MESSAGES));
         for _ in 0..AHEAD_MESSAGES {
             message(&mut intake);
         }
         intake.add(text(&"x".repeat(AHEAD_BYTES)), false, &outbox);
-        assert!(intake.is_full());
+        assert!(intake.is_full(AHEAD_MESSAGES));
         message(&mut intake);
-        assert!(!intake.is_full());
+        assert!(!intake.is_full(AHEAD_MESSAGES));
     }
 }

@@ -1,4 +1,5 @@
-//! A byte stream that counts what goes out, and knows where the peer's messages end.
+//! A byte stream that counts what goes out, and knows where the peer's messages end. What is large and goes out slowly
+//! waits here.
 
 use std::io;
 use std::pin::Pin;
@@ -6,10 +7,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// A rest of more bytes than this is taken over from the WebSocket layer. That layer moves all that is left to the
+/// front of its buffer after each write: done a thousand times with a large answer, it would keep a thread busy.
+const REST_BYTES_MIN: usize = 256 * 1024;
+
 /// A stream with its counters.
 pub(super) struct Meter<S> {
     stream: S,
     written: u64,
+    /// What was taken over, and how much of it the system has.
+    rest: Vec<u8>,
+    rest_written: usize,
     incoming: Boundaries,
 }
 
@@ -21,6 +29,8 @@ impl<S> Meter<S> {
         Self {
             stream,
             written: 0,
+            rest: Vec::new(),
+            rest_written: 0,
             incoming,
         }
     }
@@ -49,18 +59,44 @@ impl<S: AsyncRead + Unpin> AsyncRead for Meter<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Meter<S> {
+    fn poll_write_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rest_written < self.rest.len() {
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.rest[self.rest_written..]))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.rest_written += taken;
+            self.written += taken as u64;
+        }
+        if self.rest_written > 0 {
+            self.rest = Vec::new();
+            self.rest_written = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Meter<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_write_rest(cx))?;
         let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.written += taken as u64;
+        let left = &bytes[taken..];
+        if taken > 0 && left.len() > REST_BYTES_MIN {
+            self.rest = left.to_vec();
+            return Poll::Ready(Ok(bytes.len()));
+        }
         Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_rest(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_rest(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -149,6 +185,53 @@ mod tests {
         frame.extend_from_slice(&[0; 4]);
         frame.resize(frame.len() + length, 0xff);
         frame
+    }
+
+    /// A stream that takes little at a time.
+    struct Narrow {
+        taken: Vec<u8>,
+        writes: usize,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.writes += 1;
+            if self.writes.is_multiple_of(2) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let taken = bytes.len().min(70_000);
+            self.taken.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_taken_over_at_once_and_goes_out_in_order() {
+        use tokio::io::AsyncWriteExt;
+        let narrow = Narrow {
+            taken: Vec::new(),
+            writes: 0,
+        };
+        let mut meter = Meter::new(narrow, &[]);
+        let large: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
+        assert_eq!(meter.write(&large).await.expect("it takes all"), large.len());
+        assert_eq!(meter.written(), 70_000, "only what the system has is counted");
+        meter.write_all(b"the end").await.expect("it takes all");
+        meter.flush().await.expect("it takes all");
+        assert_eq!(meter.written(), 1_000_007);
+        assert_eq!(meter.rest.capacity(), 0);
+        let taken = meter.into_inner().taken;
+        assert_eq!(taken[..1_000_000], large);
+        assert_eq!(&taken[1_000_000..], b"the end");
     }
 
     #[test]

@@ -43,6 +43,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ractor::ActorCell;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub(crate) use service::{Reply, Service, Sessions, StoreSessions};
@@ -134,7 +135,12 @@ pub(crate) struct Connections<N> {
     pub(crate) heartbeat: Arc<HeartbeatQueue>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
+    /// How many clients that may not stay are told why at a time, while they take their time to close.
+    pub(crate) farewells: Semaphore,
 }
+
+/// As many farewells as that take no memory worth speaking of.
+pub(crate) const FAREWELLS_MAX: usize = 1_024;
 
 impl<N: Sessions> Connections<N> {
     /// Begins a connection on a socket whose upgrade is complete, under `supervisor`. A socket that may not stay is
@@ -148,10 +154,15 @@ impl<N: Sessions> Connections<N> {
         let figures = ConnectionFigures::new(now_ms);
         let registration = match seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures)) {
             Ok(registration) => registration,
-            // The seat is kept until the socket is closed: sockets on their way out are bounded too.
-            Err((code, _seat)) => {
+            Err((code, seat)) => {
                 self.counters.closed(code);
-                return socket.refuse(code).await;
+                // A seat that somebody else can have: whoever is refused again and again must not keep others out.
+                drop(seat);
+                // Sockets on their way out are bounded by themselves. Beyond that the client is not told why.
+                if let Ok(_permit) = self.farewells.try_acquire() {
+                    socket.refuse(code).await;
+                }
+                return;
             }
         };
         self.counters.add(Count::Opened, 1);

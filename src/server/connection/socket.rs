@@ -27,11 +27,6 @@ const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// handed over is copied into frames and can no longer be held back, so that the rest waits here.
 const FLUSH_BYTES: usize = 64 * 1024;
 
-/// The most of a message that goes into one frame. With every bit that the system takes, the WebSocket layer moves all
-/// that is left of the frame to the front of its buffer: for a client that reads a large answer slowly, each of many
-/// small steps would cost as much as the whole answer.
-const FRAME_BYTES_MAX: usize = 1024 * 1024;
-
 /// A message above this leaves buffers of its size behind that are worth giving back once the connection is at rest.
 const LARGE_BYTES: usize = 8 * 1024;
 
@@ -74,8 +69,6 @@ pub(super) struct Socket<S> {
     /// Messages that wait for their turn to be framed.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
-    /// Whether the first of them is the rest of a message whose beginning is framed.
-    mid_message: bool,
     /// How many bytes the system will have taken when all that was framed is sent, or a few more.
     framed_up_to: u64,
     /// The bytes of the pongs that were framed since nothing was unsent.
@@ -109,7 +102,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             config,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            mid_message: false,
             framed_up_to: 0,
             pongs_bytes: 0,
             traffic: Traffic::default(),
@@ -195,12 +187,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Sends a text message before all that wait, but for the rest of one that has begun.
+    /// Sends a text message before all that wait.
     pub(super) fn send_first(&mut self, message: impl Into<Bytes>) {
         if !self.peer_closed {
             let message = message.into();
             self.waiting_bytes += message.len();
-            self.waiting.insert(usize::from(self.mid_message), message);
+            self.waiting.push_front(message);
         }
     }
 
@@ -216,7 +208,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn discard_waiting(&mut self) {
         self.waiting.clear();
         self.waiting_bytes = 0;
-        self.mid_message = false;
     }
 
     /// What has passed through since the socket was opened.
@@ -263,25 +254,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 // The flush that follows waits for the same.
                 Poll::Pending => return Ok(()),
             }
-            if let Some(message) = self.waiting.front_mut() {
-                let opcode = if self.mid_message {
-                    Data::Continue
-                } else {
-                    self.traffic.send(message.len());
-                    Data::Text
-                };
-                let part = message.split_to(message.len().min(FRAME_BYTES_MAX));
-                let is_last = message.is_empty();
-                if is_last {
-                    self.waiting.pop_front();
-                }
-                self.mid_message = !is_last;
-                self.waiting_bytes -= part.len();
-                self.framed_up_to += (part.len() + FRAME_HEADER_BYTES) as u64;
+            if let Some(message) = self.waiting.pop_front() {
+                self.waiting_bytes -= message.len();
+                self.traffic.send(message.len());
+                self.framed_up_to += (message.len() + FRAME_HEADER_BYTES) as u64;
                 // Many small messages that are sent together make the buffer as large as one large message does.
                 self.largest_bytes = self.largest_bytes.max(self.framed_unsent());
                 // A frame of its own making: all that we send was written as text, there is no need to check it again.
-                let frame = Frame::message(part, OpCode::Data(opcode), is_last);
+                let frame = Frame::message(message, OpCode::Data(Data::Text), true);
                 Pin::new(&mut self.stream).start_send(Message::Frame(frame))?;
             } else if let Some(frame) = self.close_frame.take() {
                 self.framed_up_to += CONTROL_FRAME_BYTES as u64;

@@ -190,8 +190,9 @@ impl Held {
 }
 
 impl Room {
+    /// One set always fits where no other waits: a large commit is no gap to a client that keeps up.
     fn fits(&self, set: &ChangeSet) -> bool {
-        set.data().len() <= self.limits.bytes_max.saturating_sub(self.bytes)
+        self.bytes == 0 || set.data().len() <= self.limits.bytes_max.saturating_sub(self.bytes)
     }
 
     /// Counts a set; one for which there is no room becomes a gap.

@@ -28,14 +28,16 @@ pub(super) struct Subscriptions {
 struct Active {
     scope: CursorScope,
     form: Form,
+    /// The client was told last that the evaluation fails: the next result is news, whatever it is.
+    failing: bool,
     _subscription: Subscription,
     _place: Place,
 }
 
 /// What the client is sent.
 enum Form {
-    /// Whole results.
-    Whole,
+    /// Whole results; this is the fingerprint of the one that the client has.
+    Whole(u128),
     /// What has changed since the version that the client has.
     Delta(Arc<ViewResult>),
     /// Changes of records: first these, which it has missed.
@@ -205,7 +207,7 @@ impl Subscriptions {
     fn backlog_bytes(&self) -> usize {
         let sets = self.behind.iter().filter_map(|id| match &self.active.get(id)?.form {
             Form::Feed(backlog) => Some(backlog),
-            Form::Whole | Form::Delta(_) => None,
+            Form::Whole(_) | Form::Delta(_) => None,
         });
         sets.flatten().map(|set| set.data().len()).sum()
     }
@@ -216,7 +218,7 @@ impl Subscriptions {
             let id = *self.behind.front()?;
             let set = self.active.get_mut(&id).and_then(|active| match &mut active.form {
                 Form::Feed(backlog) => backlog.pop_front().map(|set| (active.scope, set)),
-                Form::Whole | Form::Delta(_) => None,
+                Form::Whole(_) | Form::Delta(_) => None,
             });
             match set {
                 Some((scope, set)) => return Some(message::push_changes(id, set.data(), scope.at(set.seq()))),
@@ -231,7 +233,10 @@ impl Subscriptions {
         let active = self.active.get_mut(&id)?;
         match update {
             Update::Result(result) => active.result(id, result, counters),
-            Update::Failed(error) => Some(message::subscription_error(id, error.code(), &error.to_string())),
+            Update::Failed(error) => {
+                active.failing = true;
+                Some(message::subscription_error(id, error.code(), &error.to_string()))
+            }
             Update::Changes(set) => Some(message::push_changes(id, set.data(), active.scope.at(set.seq()))),
             Update::Missed { changes, seq } => Some(message::push_missed(id, changes, active.scope.at(seq))),
             Update::Ended(reason) => {
@@ -245,13 +250,21 @@ impl Subscriptions {
 impl Active {
     fn result(&mut self, id: SubscriptionId, result: Arc<ViewResult>, counters: &Counters) -> Option<Vec<u8>> {
         let cursor = self.scope.at(result.seq());
-        let Form::Delta(sent) = &mut self.form else {
-            return Some(message::push(id, result.data().as_deref(), cursor));
+        let was_failing = std::mem::take(&mut self.failing);
+        // Where states in between were left out, the newest may be the one that the client has.
+        let sent = match &mut self.form {
+            Form::Delta(sent) => std::mem::replace(sent, Arc::clone(&result)),
+            Form::Whole(sent) => {
+                let before = std::mem::replace(sent, result.fingerprint());
+                let is_news = was_failing || before != *sent;
+                return is_news.then(|| message::push(id, result.data().as_deref(), cursor));
+            }
+            Form::Feed(_) => return None,
         };
-        let delta = result.delta_from(sent);
-        *sent = Arc::clone(&result);
-        if *delta == *Delta::NOTHING {
-            // States in between were left out, and the newest is the one that the client has.
+        let delta = result.delta_from(&sent);
+        let is_value = delta.starts_with(Delta::VALUE);
+        let is_same = *delta == *Delta::NOTHING || (is_value && result.fingerprint() == sent.fingerprint());
+        if is_same && !was_failing {
             return None;
         }
         if is_longer_than(&delta, &result) {
@@ -313,7 +326,11 @@ fn open(
         }
         out.push(b'}');
     });
-    let form = if wish.delta { Form::Delta(result) } else { Form::Whole };
+    let form = if wish.delta {
+        Form::Delta(result)
+    } else {
+        Form::Whole(result.fingerprint())
+    };
     Ok(opened(answer, id, scope, form, subscription, place))
 }
 
@@ -339,6 +356,7 @@ fn opened(answer: Vec<u8>, id: SubscriptionId, scope: CursorScope, form: Form, s
     let active = Active {
         scope,
         form,
+        failing: false,
         _subscription: subscription,
         _place: place,
     };

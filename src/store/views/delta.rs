@@ -104,6 +104,9 @@ impl Delta {
     /// A list's delta without anything in it, as clients would see it.
     pub const NOTHING: &[u8] = br#"{"removed":[],"upserted":[]}"#;
 
+    /// What the delta of all but a list begins with, as clients see it, where there is a value.
+    pub const VALUE: &[u8] = b"{\"value\":";
+
     /// The delta as clients see it: `{"removed":["a"],"upserted":[[0,{"id":"b"}]]}`, or `{"value":12}`.
     #[must_use]
     pub fn to_json(&self) -> Bytes {
@@ -127,7 +130,7 @@ impl Delta {
             }
             Self::Value(Some(value)) => {
                 out.reserve_exact(value.len() + 10);
-                out.extend_from_slice(b"{\"value\":");
+                out.extend_from_slice(Self::VALUE);
                 out.extend_from_slice(value);
                 out.push(b'}');
             }

@@ -20,6 +20,7 @@ pub struct ViewResult {
     seq: u64,
     content: Content,
     encoded: OnceLock<Option<Bytes>>,
+    fingerprint: OnceLock<u128>,
     deltas: [OnceLock<EncodedDelta>; DELTAS_KEPT],
 }
 
@@ -49,6 +50,7 @@ impl ViewResult {
             seq,
             content,
             encoded: OnceLock::new(),
+            fingerprint: OnceLock::new(),
             deltas: Default::default(),
         }
     }
@@ -63,6 +65,14 @@ impl ViewResult {
     #[must_use]
     pub fn data(&self) -> Option<Bytes> {
         self.encoded.get_or_init(|| self.content.encode()).clone()
+    }
+
+    /// What tells results of a view apart without keeping them: equal for results whose JSON is the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        *self
+            .fingerprint
+            .get_or_init(|| xxhash_rust::xxh3::xxh3_128(&self.data().unwrap_or_default()))
     }
 
     /// What turns an older result of the same view into this one, as JSON: see [`Delta`]. Encoded at the first call

@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         let standing = Standing {
             traffic: self.socket.traffic(),
             unsent_bytes: self.socket.unsent(),
-            in_flight: self.intake.len() + self.answers.in_flight() + usize::from(self.answers.is_alone()),
+            in_flight: self.answers.in_flight() + usize::from(self.answers.is_alone()),
         };
         let coalesced = self.updates.take_coalesced();
         let counters = self.answers.counters();

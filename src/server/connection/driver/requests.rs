@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
                 *budget = rest;
                 continue;
             }
-            if self.intake.is_full() || self.socket.must_send_first(cx) {
+            if self.intake.is_full(self.limits.requests_in_flight_max) || self.socket.must_send_first(cx) {
                 return Input::Stopped;
             }
             match self.socket.poll_receive(cx) {

@@ -187,6 +187,11 @@ impl Requests {
         Some((number, self.by_number.get(&number)?))
     }
 
+    /// Whether a request under this key is remembered at this time.
+    pub(in crate::store) fn holds(&self, request: &RequestKey, limits: &RequestLimits, now: Timestamp) -> bool {
+        self.get(&request.name).is_some_and(|(_, remembered)| limits.ends(remembered) > now)
+    }
+
     fn oldest(&self) -> Option<(u64, &Arc<Remembered>)> {
         self.by_number.get_min().map(|(number, remembered)| (*number, remembered))
     }
