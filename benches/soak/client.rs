@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::support::connection::{Connection, Ended, Leave};
@@ -41,6 +41,9 @@ pub struct Plan {
     pub pause: Duration,
     pub features: Vec<String>,
     pub tally: Arc<Tally>,
+    /// Lets few clients at a time ask for fresh results: the memory of the server is to be that of what it serves, not
+    /// that of a thousand large answers at once.
+    pub comparing: Semaphore,
 }
 
 /// What an answer that is awaited is an answer to.
@@ -412,13 +415,16 @@ impl Visit<'_> {
             if self.client.phase() != Phase::Settle(round) {
                 return Ok(());
             }
+            let plan = Arc::clone(&self.client.plan);
+            // It is never closed.
+            let _turn = plan.comparing.acquire().await;
             self.different.clear();
             for at in 0..self.client.follows.len() {
                 let request = self.client.follows[at].fresh();
                 self.ask(request, Asked::Fresh(at)).await?;
             }
             while !self.asked.is_empty() && Instant::now() < deadline {
-                self.listen(Instant::now() + QUIET).await?;
+                self.listen(Instant::now() + Duration::from_millis(10)).await?;
             }
             if self.asked.is_empty() && self.different.is_empty() {
                 self.client.compared = round;

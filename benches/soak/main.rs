@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use self::client::{Phase, Plan, live};
@@ -36,6 +36,9 @@ const WARM_UP: Duration = Duration::from_secs(120);
 
 /// How much more memory the end may show, beside a tenth of what there was: the allocator's share.
 const SLACK_BYTES: u64 = 16 << 20;
+
+/// How many clients compare at one time.
+const AT_ONCE: usize = 16;
 
 /// How long all clients may take to connect, to be told everything, and to compare.
 const SETTLING: Duration = Duration::from_secs(90);
@@ -143,6 +146,7 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         pause: Duration::from_secs_f64(arguments.clients as f64 / arguments.writes.max(1) as f64),
         features: welcomed.features.clone(),
         tally: Arc::clone(&tally),
+        comparing: Semaphore::new(AT_ONCE),
     });
     welcomed.close().await;
     for number in 0..arguments.clients {

@@ -19,7 +19,7 @@ struct Cost {
 }
 
 /// How many deltas are measured for one whole result: they take less time to measure well.
-const DELTAS: u32 = 20;
+const DELTAS: u32 = 100;
 
 pub async fn measure(records: usize, pushes: u32) -> Result<(), String> {
     let nobody = run(records, None, pushes * DELTAS).await?;

@@ -54,7 +54,7 @@ enum Part {
         /// How many records the result has.
         #[arg(long, default_value_t = 10_000)]
         records: usize,
-        /// How many pushes of the whole result to measure; of deltas it is twenty times as many.
+        /// How many pushes of the whole result to measure; of deltas it is a hundred times as many.
         #[arg(long, default_value_t = 250)]
         pushes: u32,
     },

@@ -93,8 +93,7 @@ impl Server {
         }
     }
 
-    /// The processor time it has taken since it started: to the nanosecond, as far as its threads still live, else in
-    /// ticks.
+    /// The processor time it has taken since it started, to a hundredth of a second.
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(self.process.join("stat")).unwrap_or_default();
         // The fields after the name of the program, which may hold anything.
