@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 use super::answers::Answers;
@@ -245,8 +246,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         }
     }
 
+    /// Outside of the task's share of steps: once that is used up, an answer that is ready would look as if it were
+    /// not, and the updates that come behind it would be sent before it, or be lost where they are those of a
+    /// subscription that the session is only about to learn of.
     fn send_ready_answers(&mut self, cx: &mut Context<'_>) {
-        self.answers.poll(cx, &mut self.service, |answer| self.socket.send(answer));
+        let Self {
+            answers, service, socket, ..
+        } = self;
+        let mut sending = coop::unconstrained(poll_fn(|cx| {
+            answers.poll(cx, service, |answer| socket.send(answer));
+            Poll::Ready(())
+        }));
+        let sent = Pin::new(&mut sending).poll(cx);
+        debug_assert!(sent.is_ready(), "it is done at once");
     }
 
     /// Sends updates while the client keeps up. What stays is held within bounds.
