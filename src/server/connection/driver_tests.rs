@@ -1,11 +1,13 @@
 //! The driver between a client on an in-memory stream and a session that answers when the test says so.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::{JoinHandle, coop, yield_now};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -44,6 +46,8 @@ pub(super) struct Fixture {
     pub(super) outbox: Arc<Outbox>,
     pub(super) client: WebSocketStream<DuplexStream>,
     pub(super) driver: JoinHandle<()>,
+    /// Has the driver find its task's share of steps used up when it is polled next.
+    worn_out: Arc<AtomicBool>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -62,14 +66,24 @@ impl Fixture {
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
         let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
-        let driver =
-            tokio::spawn(Box::new(Driver::new(socket, session, Arc::clone(&outbox), LIMITS, admission, counters)).run(b"{}".to_vec()));
+        let driver = Driver::new(socket, session, Arc::clone(&outbox), LIMITS, admission, counters);
+        let mut driving = Box::pin(Box::new(driver).run(b"{}".to_vec()));
+        let worn_out = Arc::new(AtomicBool::new(false));
+        let wear_out = Arc::clone(&worn_out);
+        let driver = tokio::spawn(std::future::poll_fn(move |cx| {
+            while wear_out.load(Ordering::Relaxed) && coop::has_budget_remaining() {
+                let _ = std::pin::pin!(coop::consume_budget()).poll(cx);
+            }
+            wear_out.store(false, Ordering::Relaxed);
+            driving.as_mut().poll(cx)
+        }));
         let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut fixture = Self {
             script,
             outbox,
             client,
             driver,
+            worn_out,
             counters: shared,
         };
         assert_eq!(fixture.text().await, "{}");
@@ -644,4 +658,20 @@ async fn a_close_of_the_server_is_counted_once_and_one_of_the_client_is_not() {
     drop(fixture.client);
     fixture.driver.await.expect("it ends");
     assert!(CloseCode::ALL.iter().all(|code| fixture.counters.total_of_closes(*code) == 0));
+}
+
+#[tokio::test]
+async fn an_answer_comes_before_the_updates_behind_it_also_where_the_task_has_had_its_share() {
+    let mut fixture = Fixture::new().await;
+    let subscription = SubscriptionId::next();
+    fixture.script.held.lock().insert(subscription);
+    for (id, request) in [(1, "wait"), (2, "store.insert")] {
+        fixture.send(id, request).await;
+        fixture.settle().await;
+        fixture.worn_out.store(true, Ordering::Relaxed);
+        fixture.script.release_first();
+        fixture.outbox.push(subscription, Update::Failed(StoreError::Closed));
+        fixture.expect_answers(&[id]).await;
+        assert!(fixture.text().await.contains("subscription_error"));
+    }
 }
