@@ -123,7 +123,7 @@ impl NoexServer {
             // seats there is still room to tell those who are too many.
             handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
-                farewells: Semaphore::new(FAREWELLS_MAX),
+                farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
                 sessions: StoreSessions(context),
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),

@@ -48,7 +48,7 @@ impl TestServer {
         let script = Arc::new(Script::default());
         let counters = Arc::new(Counters::default());
         let connections = Connections {
-            farewells: tokio::sync::Semaphore::new(super::connection::FAREWELLS_MAX),
+            farewells: Arc::new(tokio::sync::Semaphore::new(super::connection::FAREWELLS_MAX)),
             sessions: Arc::clone(&script),
             registry: Arc::clone(&registry),
             heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
@@ -330,6 +330,24 @@ async fn beyond_the_limit_of_an_address_a_socket_is_closed_without_a_welcome() {
     drop(first);
     server.emptied().await;
     check_served(&mut server.connect().await).await;
+}
+
+#[tokio::test]
+async fn who_is_refused_and_takes_its_time_to_leave_keeps_nobody_out() {
+    let server = TestServer::start(|config| {
+        config.max_connections_per_ip = Some(1);
+        config.max_connections = 2;
+    })
+    .await;
+    let _first = server.connect().await;
+    let mut refused = Vec::new();
+    for _ in 0..5 {
+        // The upgrade goes ahead each time, so there was a seat; nobody confirms the close.
+        refused.push(server.try_connect().await.expect("the upgrade goes ahead"));
+    }
+    for mut client in refused {
+        assert_eq!(close_code(&mut client).await.0, 4003);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use crate::support::{TestClient, TestServer};
 
 async fn server_with(queries: &[(&str, Value)]) -> (TestServer, TestClient) {
-    let server = TestServer::start(json!({})).await;
+    // On a busy machine nobody is to be given up for having to wait.
+    let patience = json!({ "backpressure": { "graceMs": 600_000 }, "heartbeat": { "intervalMs": 600_000 } });
+    let server = TestServer::start(patience).await;
     let mut client = server.connect().await;
     let config = json!({ "key": "id", "schema": { "id": { "type": "number" }, "n": { "type": "number" } } });
     client.result("store.defineBucket", json!({ "name": "t", "config": config })).await;

@@ -136,7 +136,7 @@ pub(crate) struct Connections<N> {
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
     /// How many clients that may not stay are told why at a time, while they take their time to close.
-    pub(crate) farewells: Semaphore,
+    pub(crate) farewells: Arc<Semaphore>,
 }
 
 /// As many farewells as that take no memory worth speaking of.
@@ -156,11 +156,14 @@ impl<N: Sessions> Connections<N> {
             Ok(registration) => registration,
             Err((code, seat)) => {
                 self.counters.closed(code);
-                // A seat that somebody else can have: whoever is refused again and again must not keep others out.
+                // Whoever is refused again and again must not keep others out: neither of the seats nor of handshakes.
                 drop(seat);
                 // Sockets on their way out are bounded by themselves. Beyond that the client is not told why.
-                if let Ok(_permit) = self.farewells.try_acquire() {
-                    socket.refuse(code).await;
+                if let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        socket.refuse(code).await;
+                        drop(permit);
+                    });
                 }
                 return;
             }
