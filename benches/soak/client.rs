@@ -47,6 +47,7 @@ pub struct Plan {
 }
 
 /// What an answer that is awaited is an answer to.
+#[derive(Clone, Copy, Debug)]
 enum Asked {
     /// Following what is at this place in the list.
     Follow(usize),
@@ -164,6 +165,11 @@ impl Client {
             asked: HashMap::new(),
             given_up: Vec::new(),
             last_heard: Instant::now(),
+            kept: if receive_buffer.is_some() {
+                "a small buffer"
+            } else {
+                "a usual buffer"
+            },
             different: Vec::new(),
         };
         match visit.stay().await {
@@ -195,6 +201,8 @@ struct Visit<'c> {
     /// Subscriptions that were given up a moment ago: pushes for them may still be on their way.
     given_up: Vec<String>,
     last_heard: Instant,
+    /// How much the system keeps for it.
+    kept: &'static str,
     /// What differed from a fresh query when last compared.
     different: Vec<String>,
 }
@@ -430,8 +438,7 @@ impl Visit<'_> {
                 self.client.compared = round;
                 self.client.plan.tally.settle();
             } else if Instant::now() >= deadline {
-                let what = format!("{} requests are not answered, and {}", self.asked.len(), self.different.join("; "));
-                return Err(Over::Ended(Ended::Wrong(what)));
+                return Err(Over::Ended(Ended::Wrong(self.describe_difference())));
             }
         }
         self.listen(Instant::now() + Duration::from_secs(1)).await
@@ -446,5 +453,18 @@ impl Visit<'_> {
                 return Ok(());
             }
         }
+    }
+
+    fn describe_difference(&self) -> String {
+        let unanswered: Vec<String> = self.asked.values().map(|asked| format!("{asked:?}")).collect();
+        let port = self.connection.as_ref().and_then(Connection::local_port).unwrap_or(0);
+        format!(
+            "on {} (client port {port}), {} bytes heard, the last {:.1} s ago: not answered [{}], different [{}]",
+            self.kept,
+            self.connection.as_ref().map_or(0, |connection| connection.bytes),
+            self.last_heard.elapsed().as_secs_f64(),
+            unanswered.join(", "),
+            self.different.join("; "),
+        )
     }
 }

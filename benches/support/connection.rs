@@ -150,6 +150,11 @@ impl Connection {
         Ok(value["data"].take())
     }
 
+    /// The port on this side.
+    pub fn local_port(&self) -> Option<u16> {
+        self.socket.get_ref().local_addr().ok().map(|address| address.port())
+    }
+
     /// Leaves without a word.
     pub fn leave(self, how: Leave) {
         if how == Leave::Reset {
