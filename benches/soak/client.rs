@@ -51,8 +51,8 @@ pub struct Plan {
 enum Asked {
     /// Following what is at this place in the list.
     Follow(usize),
-    /// The records that a change feed changes.
-    Fill(usize),
+    /// The records that a change feed changes, and for which of its beginnings.
+    Fill(usize, u32),
     /// What it should be.
     Fresh(usize),
     Write,
@@ -296,7 +296,7 @@ impl Visit<'_> {
                     self.client.follows[at].start_anew();
                     self.follow(at).await
                 }
-                Asked::Follow(_) | Asked::Fill(_) | Asked::Fresh(_) | Asked::Write | Asked::Other => Err(wrong("refused")),
+                Asked::Follow(_) | Asked::Fill(..) | Asked::Fresh(_) | Asked::Write | Asked::Other => Err(wrong("refused")),
             };
         }
         match asked {
@@ -311,10 +311,17 @@ impl Visit<'_> {
                 }
                 if follow.lacks_records() {
                     let request = follow.fresh();
-                    self.ask(request, Asked::Fill(at)).await?;
+                    let beginning = follow.beginnings();
+                    self.ask(request, Asked::Fill(at, beginning)).await?;
                 }
             }
-            Asked::Fill(at) => self.client.follows[at].fill(answer).map_err(|what| wrong(&what))?,
+            Asked::Fill(at, beginning) => {
+                let follow = &mut self.client.follows[at];
+                // Where it was begun anew meanwhile, these records are older than what it will be told of.
+                if follow.beginnings() == beginning {
+                    follow.fill(answer).map_err(|what| wrong(&what))?;
+                }
+            }
             Asked::Fresh(at) => {
                 let fresh = self.client.follows[at].read_fresh(answer).map_err(|what| wrong(&what))?;
                 let follow = &self.client.follows[at];
@@ -378,7 +385,7 @@ impl Visit<'_> {
     /// How much all clients follow stays as it is: what the server keeps for them can be compared over time.
     async fn change_mind(&mut self) -> Result<(), Over> {
         let last = self.client.follows.len() - 1;
-        let awaits = |asked: &Asked| matches!(asked, Asked::Follow(at) | Asked::Fill(at) | Asked::Fresh(at) if *at == last);
+        let awaits = |asked: &Asked| matches!(asked, Asked::Follow(at) | Asked::Fill(at, _) | Asked::Fresh(at) if *at == last);
         if self.asked.values().any(awaits) {
             return Ok(());
         }
@@ -426,7 +433,7 @@ impl Visit<'_> {
             let plan = Arc::clone(&self.client.plan);
             // It is never closed.
             let _turn = plan.comparing.acquire().await;
-            self.different.clear();
+            let before = std::mem::take(&mut self.different);
             for at in 0..self.client.follows.len() {
                 let request = self.client.follows[at].fresh();
                 self.ask(request, Asked::Fresh(at)).await?;
@@ -438,6 +445,10 @@ impl Visit<'_> {
                 self.client.compared = round;
                 self.client.plan.tally.settle();
             } else if Instant::now() >= deadline {
+                // Where this comparison came too late to be answered, the one before it tells what differs.
+                if self.different.is_empty() {
+                    self.different = before;
+                }
                 return Err(Over::Ended(Ended::Wrong(self.describe_difference())));
             }
         }

@@ -46,6 +46,8 @@ pub struct Follow {
     gap: bool,
     /// Changes of a feed that arrived before the records they are changes of.
     early: Vec<Box<RawValue>>,
+    /// How often it was begun from nothing.
+    beginnings: u32,
     /// Items that arrived no newer than they were.
     pub not_newer: usize,
 }
@@ -60,6 +62,7 @@ impl Follow {
             view: None,
             gap: false,
             early: Vec::new(),
+            beginnings: 0,
             not_newer: 0,
         }
     }
@@ -97,6 +100,12 @@ impl Follow {
         self.view = None;
         self.gap = false;
         self.early.clear();
+        self.beginnings += 1;
+    }
+
+    /// How often it was begun from nothing.
+    pub fn beginnings(&self) -> u32 {
+        self.beginnings
     }
 
     /// The operation and the fields of the request to follow this, from where the client is.
