@@ -15,6 +15,7 @@
 /// | 4002 | `session_revoked` | log in anew, by hand; not connect again by itself |
 /// | 4003 | `too_many_connections` | close other connections first; not connect again by itself |
 /// | 4004 | `too_slow` | connect again, and read faster or subscribe to less |
+/// | 4005 | `login_timeout` | log in within `connectionLimits.unauthenticatedTimeoutMs` of connecting |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
     /// Both sides are done.
@@ -39,11 +40,13 @@ pub enum CloseCode {
     TooManyConnections,
     /// Too much unsent for too long.
     TooSlow,
+    /// Nobody has logged in in time.
+    Unauthenticated,
 }
 
 impl CloseCode {
     /// All codes, in ascending order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Normal,
         Self::GoingAway,
         Self::Protocol,
@@ -55,6 +58,7 @@ impl CloseCode {
         Self::SessionRevoked,
         Self::TooManyConnections,
         Self::TooSlow,
+        Self::Unauthenticated,
     ];
 
     /// The number on the wire.
@@ -72,6 +76,7 @@ impl CloseCode {
             Self::SessionRevoked => 4002,
             Self::TooManyConnections => 4003,
             Self::TooSlow => 4004,
+            Self::Unauthenticated => 4005,
         }
     }
 
@@ -88,6 +93,7 @@ impl CloseCode {
             Self::SessionRevoked => "session_revoked",
             Self::TooManyConnections => "too_many_connections",
             Self::TooSlow => "too_slow",
+            Self::Unauthenticated => "login_timeout",
         }
     }
 }

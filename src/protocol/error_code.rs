@@ -41,11 +41,13 @@ pub enum ErrorCode {
     StorageUnavailable,
     /// What happened since a cursor is not known any more.
     CursorTooOld,
+    /// The session was taken away by an administrator.
+    SessionRevoked,
 }
 
 impl ErrorCode {
     /// All codes, in the order of the table in `protocol/README.md`.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ParseError,
         Self::InvalidRequest,
         Self::UnknownOperation,
@@ -63,6 +65,7 @@ impl ErrorCode {
         Self::RulesNotAvailable,
         Self::StorageUnavailable,
         Self::CursorTooOld,
+        Self::SessionRevoked,
     ];
 
     /// The code of a text on the wire.
@@ -92,6 +95,7 @@ impl ErrorCode {
             Self::RulesNotAvailable => "RULES_NOT_AVAILABLE",
             Self::StorageUnavailable => "STORAGE_UNAVAILABLE",
             Self::CursorTooOld => "CURSOR_TOO_OLD",
+            Self::SessionRevoked => "SESSION_REVOKED",
         }
     }
 }

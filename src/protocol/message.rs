@@ -68,6 +68,15 @@ pub fn welcome(connection: ConnectionId, server_time: u64, requires_auth: bool) 
     })
 }
 
+/// The session was taken away; the connection is closed behind this.
+#[must_use]
+pub fn session_revoked() -> Vec<u8> {
+    message("system", 96, |out| {
+        text_member(out, "event", "session_revoked");
+        text_member(out, "reason", "Session revoked by administrator");
+    })
+}
+
 /// A ping: the client answers with a pong that gives the time back.
 #[must_use]
 pub fn ping(timestamp: u64) -> Vec<u8> {

@@ -43,8 +43,46 @@ pub enum Order {
     Alone,
 }
 
+/// What a request for an operation touches: the field that names it, and the only one that a permission is checked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Touches {
+    /// The bucket that `bucket` names.
+    Bucket,
+    /// The bucket that `name` names.
+    NamedBucket,
+    /// The bucket behind the query that `query` names.
+    Query,
+    /// The bucket behind the query that `query` names, else the bucket that `bucket` names.
+    QueryOrBucket,
+    /// The bucket behind the query that `name` names.
+    NamedQuery,
+    /// The bucket that `config.bucket` names, for a query that is to be defined.
+    NewQuery,
+    /// The bucket of every one of the `operations`.
+    Steps,
+    /// What the caller may see of all buckets.
+    Visible,
+    /// The server as a whole.
+    Server,
+    /// Something of the connection's own, which needs a login where one is required, and no right.
+    Own,
+    /// The session: anybody may ask.
+    Session,
+    /// Users, roles and rights: the operation itself decides, by who asks.
+    Identity,
+}
+
+macro_rules! tier {
+    (Free) => {
+        None
+    };
+    ($tier:ident) => {
+        Some(Tier::$tier)
+    };
+}
+
 macro_rules! operations {
-    ($($(#[$doc:meta])+ $operation:ident = $name:literal $tier:ident $order:ident;)+) => {
+    ($($(#[$doc:meta])+ $operation:ident = $name:literal $tier:ident $order:ident $touches:ident;)+) => {
         /// Everything that can be asked of the server.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Operation {
@@ -72,11 +110,19 @@ macro_rules! operations {
                 }
             }
 
-            /// What the caller must be allowed to do.
+            /// What the caller must be allowed to do; none where everybody may, or the operation itself decides.
             #[must_use]
-            pub const fn tier(self) -> Tier {
+            pub const fn tier(self) -> Option<Tier> {
                 match self {
-                    $(Self::$operation => Tier::$tier,)+
+                    $(Self::$operation => tier!($tier),)+
+                }
+            }
+
+            /// What a request for it touches.
+            #[must_use]
+            pub const fn touches(self) -> Touches {
+                match self {
+                    $(Self::$operation => Touches::$touches,)+
                 }
             }
 
@@ -93,83 +139,147 @@ macro_rules! operations {
 
 operations! {
     /// Stores a new record.
-    StoreInsert = "store.insert" Write Pipelined;
+    StoreInsert = "store.insert" Write Pipelined Bucket;
     /// Stores all of some records or none.
-    StoreInsertMany = "store.insertMany" Write Pipelined;
+    StoreInsertMany = "store.insertMany" Write Pipelined Bucket;
     /// Changes a record.
-    StoreUpdate = "store.update" Write Pipelined;
+    StoreUpdate = "store.update" Write Pipelined Bucket;
     /// Changes all records that match.
-    StoreUpdateMany = "store.updateMany" Write Pipelined;
+    StoreUpdateMany = "store.updateMany" Write Pipelined Bucket;
     /// Inserts, or updates where the key is there.
-    StoreUpsert = "store.upsert" Write Pipelined;
+    StoreUpsert = "store.upsert" Write Pipelined Bucket;
     /// Removes a record.
-    StoreDelete = "store.delete" Write Pipelined;
+    StoreDelete = "store.delete" Write Pipelined Bucket;
     /// Removes all records that match.
-    StoreDeleteMany = "store.deleteMany" Write Pipelined;
+    StoreDeleteMany = "store.deleteMany" Write Pipelined Bucket;
     /// Removes all records of a bucket.
-    StoreClear = "store.clear" Write Pipelined;
+    StoreClear = "store.clear" Write Pipelined Bucket;
     /// Does several things, all or none.
-    StoreTransaction = "store.transaction" Write Pipelined;
+    StoreTransaction = "store.transaction" Write Pipelined Steps;
     /// Reads a record by its key.
-    StoreGet = "store.get" Read Alone;
+    StoreGet = "store.get" Read Alone Bucket;
     /// Reads all records of a bucket.
-    StoreAll = "store.all" Read Alone;
+    StoreAll = "store.all" Read Alone Bucket;
     /// Reads the records that match.
-    StoreWhere = "store.where" Read Alone;
+    StoreWhere = "store.where" Read Alone Bucket;
     /// Reads the first record that matches.
-    StoreFindOne = "store.findOne" Read Alone;
+    StoreFindOne = "store.findOne" Read Alone Bucket;
     /// Counts the records that match.
-    StoreCount = "store.count" Read Alone;
+    StoreCount = "store.count" Read Alone Bucket;
     /// Reads the first n records.
-    StoreFirst = "store.first" Read Alone;
+    StoreFirst = "store.first" Read Alone Bucket;
     /// Reads the last n records.
-    StoreLast = "store.last" Read Alone;
+    StoreLast = "store.last" Read Alone Bucket;
     /// Reads a page of records.
-    StorePaginate = "store.paginate" Read Alone;
+    StorePaginate = "store.paginate" Read Alone Bucket;
     /// Adds up a field.
-    StoreSum = "store.sum" Read Alone;
+    StoreSum = "store.sum" Read Alone Bucket;
     /// Averages a field.
-    StoreAvg = "store.avg" Read Alone;
+    StoreAvg = "store.avg" Read Alone Bucket;
     /// Finds the least value of a field.
-    StoreMin = "store.min" Read Alone;
+    StoreMin = "store.min" Read Alone Bucket;
     /// Finds the greatest value of a field.
-    StoreMax = "store.max" Read Alone;
+    StoreMax = "store.max" Read Alone Bucket;
     /// Aggregates records by the values of fields.
-    StoreGroupBy = "store.groupBy" Read Alone;
+    StoreGroupBy = "store.groupBy" Read Alone Bucket;
     /// Runs a query once.
-    StoreRunQuery = "store.runQuery" Read Alone;
+    StoreRunQuery = "store.runQuery" Read Alone Query;
     /// Tells how a filter or a query would be carried out.
-    StoreExplain = "store.explain" Read Alone;
+    StoreExplain = "store.explain" Read Alone QueryOrBucket;
     /// Follows the result of a query.
-    StoreSubscribe = "store.subscribe" Read Alone;
+    StoreSubscribe = "store.subscribe" Read Alone Query;
     /// Follows what happens to the records of a bucket.
-    StoreChanges = "store.changes" Read Alone;
+    StoreChanges = "store.changes" Read Alone Bucket;
     /// Ends a subscription.
-    StoreUnsubscribe = "store.unsubscribe" Read Alone;
+    StoreUnsubscribe = "store.unsubscribe" Read Alone Own;
     /// Lists the buckets.
-    StoreBuckets = "store.buckets" Read Alone;
+    StoreBuckets = "store.buckets" Read Alone Visible;
     /// Tells how much is stored.
-    StoreStats = "store.stats" Read Alone;
+    StoreStats = "store.stats" Read Alone Visible;
     /// Defines a bucket.
-    StoreDefineBucket = "store.defineBucket" Admin Alone;
+    StoreDefineBucket = "store.defineBucket" Admin Alone NamedBucket;
     /// Removes a bucket with all of its records.
-    StoreDropBucket = "store.dropBucket" Admin Alone;
+    StoreDropBucket = "store.dropBucket" Admin Alone NamedBucket;
     /// Adds fields or indexes to a bucket, or changes its ttl.
-    StoreUpdateBucket = "store.updateBucket" Admin Alone;
+    StoreUpdateBucket = "store.updateBucket" Admin Alone NamedBucket;
     /// Reads the definition of a bucket.
-    StoreGetBucketSchema = "store.getBucketSchema" Admin Alone;
+    StoreGetBucketSchema = "store.getBucketSchema" Admin Alone NamedBucket;
     /// Defines a query.
-    StoreDefineQuery = "store.defineQuery" Admin Alone;
+    StoreDefineQuery = "store.defineQuery" Admin Alone NewQuery;
     /// Removes a query.
-    StoreUndefineQuery = "store.undefineQuery" Admin Alone;
+    StoreUndefineQuery = "store.undefineQuery" Admin Alone NamedQuery;
     /// Lists the queries.
-    StoreListQueries = "store.listQueries" Admin Alone;
+    StoreListQueries = "store.listQueries" Admin Alone Visible;
     /// Tells how the server is doing.
-    ServerStats = "server.stats" Admin Alone;
+    ServerStats = "server.stats" Admin Alone Server;
     /// Lists the connections.
-    ServerConnections = "server.connections" Admin Alone;
+    ServerConnections = "server.connections" Admin Alone Server;
     /// Carries out requests one after the other and answers them in one message. Each needs its own right.
-    Batch = "batch" Read Pipelined;
+    Batch = "batch" Free Pipelined Session;
+    /// Logs in with a token.
+    AuthLogin = "auth.login" Free Alone Session;
+    /// Logs out.
+    AuthLogout = "auth.logout" Free Alone Session;
+    /// Tells who is logged in.
+    AuthWhoami = "auth.whoami" Free Alone Session;
+    /// Swaps the token of the connection for another one of the same user.
+    AuthRefresh = "auth.refresh" Free Alone Session;
+    /// Logs in with name and password.
+    IdentityLogin = "identity.login" Admin Alone Session;
+    /// Logs in with the secret of the configuration.
+    IdentityLoginWithSecret = "identity.loginWithSecret" Admin Alone Session;
+    /// Ends the session.
+    IdentityLogout = "identity.logout" Admin Alone Identity;
+    /// Tells who is logged in.
+    IdentityWhoami = "identity.whoami" Free Alone Identity;
+    /// Swaps the session's token for a new one.
+    IdentityRefreshSession = "identity.refreshSession" Free Alone Identity;
+    /// Makes a user.
+    IdentityCreateUser = "identity.createUser" Admin Alone Identity;
+    /// Describes a user.
+    IdentityGetUser = "identity.getUser" Free Alone Identity;
+    /// Changes the profile of a user.
+    IdentityUpdateUser = "identity.updateUser" Free Alone Identity;
+    /// Removes a user.
+    IdentityDeleteUser = "identity.deleteUser" Admin Alone Identity;
+    /// Lists the users, page by page.
+    IdentityListUsers = "identity.listUsers" Free Alone Identity;
+    /// Lets a user log in again.
+    IdentityEnableUser = "identity.enableUser" Admin Alone Identity;
+    /// Keeps a user out.
+    IdentityDisableUser = "identity.disableUser" Admin Alone Identity;
+    /// Changes the caller's own password.
+    IdentityChangePassword = "identity.changePassword" Admin Alone Identity;
+    /// Gives a user a new password.
+    IdentityResetPassword = "identity.resetPassword" Admin Alone Identity;
+    /// Makes a role.
+    IdentityCreateRole = "identity.createRole" Admin Alone Identity;
+    /// Changes what a role allows.
+    IdentityUpdateRole = "identity.updateRole" Free Alone Identity;
+    /// Removes a role.
+    IdentityDeleteRole = "identity.deleteRole" Admin Alone Identity;
+    /// Lists the roles.
+    IdentityListRoles = "identity.listRoles" Free Alone Identity;
+    /// Gives a user a role.
+    IdentityAssignRole = "identity.assignRole" Admin Alone Identity;
+    /// Takes a role from a user.
+    IdentityRemoveRole = "identity.removeRole" Admin Alone Identity;
+    /// Lists the roles of a user.
+    IdentityGetUserRoles = "identity.getUserRoles" Free Alone Identity;
+    /// Allows a user or a role something on a resource.
+    IdentityGrant = "identity.grant" Admin Alone Identity;
+    /// Takes that back.
+    IdentityRevoke = "identity.revoke" Admin Alone Identity;
+    /// Lists who may do what on a resource.
+    IdentityGetAcl = "identity.getAcl" Free Alone Identity;
+    /// Lists what the caller may do.
+    IdentityMyAccess = "identity.myAccess" Free Alone Identity;
+    /// Tells whose a resource is.
+    IdentityGetOwner = "identity.getOwner" Free Alone Identity;
+    /// Makes a resource somebody else's.
+    IdentityTransferOwner = "identity.transferOwner" Admin Alone Identity;
+    /// Reads the audit log.
+    AuditQuery = "audit.query" Admin Alone Server;
 }
 
 impl fmt::Display for Operation {
@@ -178,19 +288,76 @@ impl fmt::Display for Operation {
     }
 }
 
-/// The answer to a request whose `type` names no operation of this server: by its prefix, as clients know it.
+/// Parts of the server that can be missing, each with operations of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Logins by token.
+    Auth,
+    /// Users and roles of our own.
+    Identity,
+    /// The audit log.
+    Audit,
+    /// The rule engine.
+    Rules,
+}
+
+impl Part {
+    /// The answer to a request for a part that is not configured.
+    #[must_use]
+    pub fn absent(self) -> (ErrorCode, &'static str) {
+        match self {
+            Self::Auth => (ErrorCode::UnknownOperation, "Authentication is not configured"),
+            Self::Identity => (ErrorCode::UnknownOperation, "Identity management is not configured"),
+            Self::Audit => (ErrorCode::UnknownOperation, "Audit log is not configured"),
+            Self::Rules => (ErrorCode::RulesNotAvailable, "Rule engine is not configured"),
+        }
+    }
+
+    /// The part that an operation of this name belongs to, whether there is such an operation or not. None for those
+    /// of the server itself.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name.split_once('.')?.0 {
+            "auth" => Some(Self::Auth),
+            "identity" => Some(Self::Identity),
+            "audit" => Some(Self::Audit),
+            "rules" => Some(Self::Rules),
+            _ => None,
+        }
+    }
+}
+
+/// The answer to a request whose `type` names no operation, where its part, if it has one, is configured.
 #[must_use]
-pub fn unknown_operation(name: &str) -> (ErrorCode, String) {
-    let family = name.split_once('.').map(|(family, _)| family);
-    let known = |family: &str| (ErrorCode::UnknownOperation, format!("Unknown {family} operation \"{name}\""));
-    let absent = |what: &str| (ErrorCode::UnknownOperation, format!("{what} is not configured"));
-    match family {
-        Some(family @ ("store" | "procedures" | "server")) => known(family),
-        Some("rules") => (ErrorCode::RulesNotAvailable, "Rule engine is not configured".into()),
-        Some("identity") => absent("Identity management"),
-        Some("auth") => absent("Authentication"),
-        Some("audit") => absent("Audit log"),
-        Some(_) | None => (ErrorCode::UnknownOperation, format!("Unknown operation \"{name}\"")),
+pub fn unknown_operation(name: &str) -> String {
+    const FAMILIES: [&str; 7] = ["store", "rules", "identity", "auth", "audit", "procedures", "server"];
+    match name.split_once('.') {
+        Some((family, _)) if FAMILIES.contains(&family) => format!("Unknown {family} operation \"{name}\""),
+        Some(_) | None => format!("Unknown operation \"{name}\""),
+    }
+}
+
+/// What a caller must be allowed to do to hear that this server lacks an operation that others have: whoever may not do
+/// it is told that alone.
+#[must_use]
+pub fn tier_of_absent(name: &str) -> Option<Tier> {
+    match name {
+        "rules.getFact" | "rules.queryFacts" | "rules.getAllFacts" | "rules.subscribe" | "rules.unsubscribe" | "rules.stats"
+        | "procedures.get" => Some(Tier::Read),
+        "rules.emit" | "rules.setFact" | "rules.deleteFact" | "procedures.call" => Some(Tier::Write),
+        "rules.registerRule"
+        | "rules.unregisterRule"
+        | "rules.updateRule"
+        | "rules.enableRule"
+        | "rules.disableRule"
+        | "rules.getRule"
+        | "rules.getRules"
+        | "rules.validateRule"
+        | "procedures.register"
+        | "procedures.unregister"
+        | "procedures.update"
+        | "procedures.list" => Some(Tier::Admin),
+        _ => None,
     }
 }
 
@@ -212,7 +379,7 @@ mod tests {
         for operation in Operation::ALL {
             assert_eq!(
                 operation.order() == Order::Pipelined,
-                operation.tier() == Tier::Write || *operation == Operation::Batch,
+                operation.tier() == Some(Tier::Write) || *operation == Operation::Batch,
                 "{operation}"
             );
         }
@@ -221,39 +388,34 @@ mod tests {
     #[test]
     fn what_is_unknown_is_refused_by_its_prefix() {
         let table = [
-            (
-                "store.frobnicate",
-                ErrorCode::UnknownOperation,
-                "Unknown store operation \"store.frobnicate\"",
-            ),
-            ("store.", ErrorCode::UnknownOperation, "Unknown store operation \"store.\""),
-            ("store", ErrorCode::UnknownOperation, "Unknown operation \"store\""),
-            ("STORE.buckets", ErrorCode::UnknownOperation, "Unknown operation \"STORE.buckets\""),
-            ("rules.emit", ErrorCode::RulesNotAvailable, "Rule engine is not configured"),
-            ("rules.nonsense", ErrorCode::RulesNotAvailable, "Rule engine is not configured"),
-            (
-                "identity.login",
-                ErrorCode::UnknownOperation,
-                "Identity management is not configured",
-            ),
-            ("auth.login", ErrorCode::UnknownOperation, "Authentication is not configured"),
-            ("audit.query", ErrorCode::UnknownOperation, "Audit log is not configured"),
-            (
-                "procedures.call",
-                ErrorCode::UnknownOperation,
-                "Unknown procedures operation \"procedures.call\"",
-            ),
-            (
-                "server.reboot",
-                ErrorCode::UnknownOperation,
-                "Unknown server operation \"server.reboot\"",
-            ),
-            ("ping", ErrorCode::UnknownOperation, "Unknown operation \"ping\""),
-            ("logic.define", ErrorCode::UnknownOperation, "Unknown operation \"logic.define\""),
-            ("no.such.thing", ErrorCode::UnknownOperation, "Unknown operation \"no.such.thing\""),
+            ("store.frobnicate", "Unknown store operation \"store.frobnicate\""),
+            ("store.", "Unknown store operation \"store.\""),
+            ("store", "Unknown operation \"store\""),
+            ("STORE.buckets", "Unknown operation \"STORE.buckets\""),
+            ("auth.levitate", "Unknown auth operation \"auth.levitate\""),
+            ("procedures.call", "Unknown procedures operation \"procedures.call\""),
+            ("ping", "Unknown operation \"ping\""),
+            ("no.such.thing", "Unknown operation \"no.such.thing\""),
         ];
-        for (name, code, message) in table {
-            assert_eq!(unknown_operation(name), (code, message.to_owned()));
+        for (name, message) in table {
+            assert_eq!(unknown_operation(name), message);
+        }
+    }
+
+    #[test]
+    fn parts_are_told_by_the_prefix() {
+        let table = [
+            ("rules.emit", Some(Part::Rules)),
+            ("rules.nonsense", Some(Part::Rules)),
+            ("identity.login", Some(Part::Identity)),
+            ("auth.", Some(Part::Auth)),
+            ("audit.query", Some(Part::Audit)),
+            ("auth", None),
+            ("store.get", None),
+            ("procedures.call", None),
+        ];
+        for (name, part) in table {
+            assert_eq!(Part::of(name), part, "{name}");
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::admission::{AcceptPace, Gatekeeper, Seldom};
-use super::connection::{Connections, Sessions};
+use super::connection::{Connections, Entrant, Sessions};
 use super::http::{Doorkeepers, Endpoint, shake_hands};
 use super::statistics::Count;
 
@@ -195,7 +195,10 @@ impl<N: Sessions> Reception<N> {
                 upgraded.stream,
                 upgraded.already_read,
                 upgraded.entry.seat,
-                upgraded.entry.admission,
+                Entrant {
+                    admission: upgraded.entry.admission,
+                    login: None,
+                },
             )
             .await;
     }

@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+mod access;
 mod admission;
 mod bootstrap;
 pub mod config;
@@ -46,6 +47,7 @@ pub use config::Config;
 pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
+use self::access::Open;
 use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
@@ -54,6 +56,7 @@ use self::handlers::{HandlerContext, RequestLimits};
 use self::http::Endpoint;
 use self::listener::{Gate, Reception};
 use self::statistics::Overview;
+use crate::protocol::Part;
 use crate::store::Store;
 
 /// Handshakes that may always be in progress, however few connections there may be.
@@ -124,7 +127,13 @@ impl NoexServer {
             handshakes_max: config.max_connections.max(HANDSHAKES_MIN),
             connections: Connections {
                 farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
-                sessions: StoreSessions(context),
+                sessions: StoreSessions {
+                    context,
+                    authority: Arc::new(Open),
+                    presence: Arc::clone(overview.presence()),
+                    deadlines: Arc::default(),
+                    log_in_within: config.connection_limits.unauthenticated_timeout,
+                },
                 registry: Arc::clone(&registry),
                 heartbeat: Arc::new(HeartbeatQueue::new(config.heartbeat.interval, config.heartbeat.timeout)),
                 limits: Limits::from(&config),
@@ -263,10 +272,25 @@ fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port
         max_bulk_records: limits.max_bulk_records,
         request_limits: RequestLimits::from(limits),
         max_result_bytes: limits.max_result_bytes,
+        parts: parts(config),
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.
         long_reads: Arc::new(Semaphore::new(cores)),
     }
+}
+
+/// The optional parts that are configured.
+fn parts(config: &Config) -> Vec<Part> {
+    let is_built_in = config.auth.as_ref().is_some_and(|auth| auth.built_in.is_some());
+    let configured = [
+        (Part::Auth, config.auth.is_some()),
+        (Part::Identity, is_built_in),
+        (Part::Audit, config.audit.is_some()),
+    ];
+    configured
+        .into_iter()
+        .filter_map(|(part, is_there)| is_there.then_some(part))
+        .collect()
 }
 
 async fn open_gate(config: &Config) -> Result<Gate, StartError> {
@@ -275,6 +299,11 @@ async fn open_gate(config: &Config) -> Result<Gate, StartError> {
         source,
     };
     Gate::open(&config.host, config.port).await.map_err(bind_error)
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since 1970 on the wall clock.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use sha2::{Digest, Sha256};
+
 /// Whom a quota belongs to. Every kind is a variant, so that no two kinds can be taken for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Identity {
@@ -9,6 +11,17 @@ pub(super) enum Identity {
     Address(Ipv4Addr),
     /// The first 64 bits of an IPv6 address: whoever has one of the addresses behind them mostly has all.
     Network(u64),
+    /// A user who is logged in, by a digest of the name.
+    User([u8; 16]),
+}
+
+impl Identity {
+    /// The identity of a user.
+    pub(super) fn of_user(user: &str) -> Self {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&Sha256::digest(user.as_bytes())[..16]);
+        Self::User(digest)
+    }
 }
 
 impl From<IpAddr> for Identity {

@@ -95,7 +95,10 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 struct Member {
     limits: Arc<RateLimits>,
+    /// That of the address.
     account: Held,
+    /// That of the user who is logged in.
+    user: Option<Held>,
 }
 
 impl Admission {
@@ -111,11 +114,20 @@ impl Admission {
     /// What to answer where the quota does not allow the request. It costs nothing then.
     pub(crate) fn admit(&mut self, request: &Request<'_>) -> Result<(), Failure> {
         let Some(member) = &self.member else { return Ok(()) };
-        let taken = member.limits.take_request(&member.account, request.operation());
+        let taken = member
+            .limits
+            .take_request(member.user.as_ref().unwrap_or(&member.account), request.operation());
         taken.map_err(|wait| {
             self.count_refusal();
             Failure::rate_limited(wait)
         })
+    }
+
+    /// Another user is logged in, or nobody any more: their own quota counts from now on, beside all their connections.
+    pub(crate) fn identify(&mut self, user: Option<&str>) {
+        if let Some(member) = &mut self.member {
+            member.user = user.map(|user| member.limits.account(Identity::of_user(user)));
+        }
     }
 
     fn count_refusal(&mut self) {

@@ -70,7 +70,13 @@ impl RateLimits {
         Ok(Member {
             limits: Arc::clone(self),
             account,
+            user: None,
         })
+    }
+
+    /// The account of an identity that needs no connection.
+    pub(super) fn account(&self, identity: Identity) -> Held {
+        self.accounts.open(identity, self.clock.now().as_u64())
     }
 
     /// Takes a request from a quota.

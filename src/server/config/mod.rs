@@ -4,6 +4,7 @@
 //! table of keys (`keys.rs`) and gives a [`Resolved`] configuration or every fault at once. A program that embeds the
 //! server needs neither: it fills in a [`Config`], which is checked against the same table when the server starts.
 
+mod auth;
 mod check;
 mod fault;
 mod forms;
@@ -19,6 +20,10 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
+pub use auth::{
+    Argon2Config, AuditConfig, AuditSink, AuthConfig, BuiltInConfig, DefaultPermission, JwtAlgorithm, JwtConfig, LoginRateLimitConfig,
+    PermissionCheck, PermissionRule, PermissionsConfig, Principal, Secret, StaticToken, TokenFault, TokenValidator,
+};
 pub use fault::{ConfigError, Fault, Place};
 pub use raw::{Resolved, Sources};
 
@@ -76,6 +81,13 @@ pub struct Config {
     pub buckets: IndexMap<BucketName, Map<String, Value>>,
     /// Queries to define at start if they are not there, each as `store.defineQuery` takes it. Default none.
     pub queries: IndexMap<QueryName, Map<String, Value>>,
+    /// Who may log in, and how. Default `None`: nobody is asked, and everybody may do everything.
+    pub auth: Option<AuthConfig>,
+    /// What is written down of who did what. Default `None`: nothing.
+    pub audit: Option<AuditConfig>,
+    /// How long a user whose session was revoked by the embedding program cannot log in again by a token, 0 to 1 year.
+    /// Default 1 h.
+    pub revocation_ttl: Duration,
     /// Whether stored definitions that differ from `buckets` and `queries` are updated. Default false: the stored
     /// one stays and the difference is logged.
     pub apply: bool,
@@ -163,6 +175,8 @@ pub struct ConnectionLimits {
     pub max_result_bytes: usize,
     /// How long a client may take to complete its upgrade request, 10 ms to 1 h. Default 10 s.
     pub handshake_timeout: Duration,
+    /// How long a client may take to log in where it has to, 10 ms to 24 h. Default 60 s.
+    pub unauthenticated_timeout: Duration,
     /// The most sockets accepted in a second, 0 (no limit) to 1,000,000; others wait in the system's queue. Default 5,000.
     pub max_accepts_per_second: usize,
     /// How deep a message may be nested, 2 to 100. Default 100.
@@ -267,6 +281,9 @@ impl Default for Config {
             shutdown: ShutdownConfig::default(),
             buckets: IndexMap::new(),
             queries: IndexMap::new(),
+            auth: None,
+            audit: None,
+            revocation_ttl: Duration::from_secs(3600),
             apply: false,
         }
     }
@@ -324,6 +341,7 @@ impl Default for ConnectionLimits {
             max_batch_requests: 1_000,
             max_result_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
+            unauthenticated_timeout: Duration::from_secs(60),
             max_accepts_per_second: 5_000,
             max_json_depth: MAX_DEPTH,
             max_filter_conditions: 1_000,

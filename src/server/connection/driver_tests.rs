@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::driver::Driver;
-use super::fake_session::{Script, answer};
+use super::fake_session::{Script, answer, opening};
 use super::outbox::Outbox;
 use super::socket::Socket;
 use super::updates::HeldLimits;
@@ -62,7 +62,7 @@ impl Fixture {
         let (server, client) = tokio::io::duplex(4096);
         let script = Arc::new(Script::default());
         let outbox = Arc::new(Outbox::new(LIMITS.held));
-        let session = script.open(Arc::clone(&outbox), Arc::default());
+        let session = script.open(opening(&outbox));
         let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
         let shared = Arc::new(Counters::default());
         let counters = ConnectionCounters::new(Arc::clone(&shared), ConnectionFigures::new(0));
@@ -362,7 +362,7 @@ async fn code_after(frames: &[u8]) -> u16 {
     let (server, mut client) = tokio::io::duplex(4096);
     let script = Arc::new(Script::default());
     let outbox = Arc::new(Outbox::default());
-    let session = script.open(Arc::clone(&outbox), Arc::default());
+    let session = script.open(opening(&outbox));
     let socket = Socket::new(server, Vec::new(), LIMITS.message_bytes_max).await;
     let counters = ConnectionCounters::new(Arc::default(), ConnectionFigures::new(0));
     let driver = tokio::spawn(Box::new(Driver::new(socket, session, outbox, LIMITS, Admission::unlimited(), counters)).run(b"{}".to_vec()));

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::Sessions;
 use super::driver::Driver;
 use super::driver_tests::{Fixture, LIMITS, pushed};
-use super::fake_session::{SCOPE, Script, answer, large_answer};
+use super::fake_session::{SCOPE, Script, answer, large_answer, opening};
 use super::outbox::Outbox;
 use super::socket::Socket;
 use crate::protocol::{SubscriptionId, message};
@@ -371,7 +371,7 @@ async fn what_a_round_has_to_say_goes_out_in_one_write() {
     };
     let script = Arc::new(Script::default());
     let outbox = Arc::new(Outbox::new(LIMITS.held));
-    let session = script.open(Arc::clone(&outbox), Arc::default());
+    let session = script.open(opening(&outbox));
     for text in ["a", "b", "c"] {
         let subscription = SubscriptionId::next();
         script.held.lock().insert(subscription);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::outbox::Outbox;
-use super::{Reply, Service, Sessions};
-use crate::protocol::{CursorScope, Request, SubscriptionId, message};
+use super::{Opening, Reply, Service, Sessions};
+use crate::protocol::{CloseCode, ConnectionId, CursorScope, Request, SubscriptionId, message};
+use crate::server::access::Principal;
+use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
 /// What the test and its sessions share.
@@ -140,6 +143,18 @@ impl Service for FakeSession {
         }
     }
 
+    fn admit(&mut self, _: &Request<'_>) -> Result<(), Vec<u8>> {
+        Ok(())
+    }
+
+    fn recheck(&mut self) -> Option<CloseCode> {
+        None
+    }
+
+    fn new_user(&mut self) -> Option<Option<Arc<Principal>>> {
+        None
+    }
+
     fn complete(&mut self, id: i64) -> Vec<u8> {
         answer(id)
     }
@@ -175,12 +190,23 @@ impl Drop for FakeSession {
     }
 }
 
+/// What a session is opened with, for a client that is nobody in particular.
+pub(crate) fn opening(outbox: &Arc<Outbox>) -> Opening {
+    Opening {
+        connection: ConnectionId::next(),
+        address: IpAddr::from([127, 0, 0, 1]),
+        outbox: Arc::clone(outbox),
+        figures: ConnectionFigures::new(0),
+        login: None,
+    }
+}
+
 impl Sessions for Arc<Script> {
     type Session = FakeSession;
 
-    fn open(&self, outbox: Arc<Outbox>, _: Arc<AtomicUsize>) -> FakeSession {
+    fn open(&self, opening: Opening) -> FakeSession {
         self.open.fetch_add(1, Ordering::AcqRel);
-        self.outboxes.lock().push(outbox);
+        self.outboxes.lock().push(opening.outbox);
         FakeSession(Arc::clone(self))
     }
 }

@@ -11,8 +11,9 @@ use super::driver::Driver;
 use super::outbox::Outbox;
 use super::registry::Registry;
 use super::socket::Socket;
-use super::{Limits, Sessions, StoreSessions};
+use super::{Limits, Opening, Sessions, StoreSessions};
 use crate::protocol::{CloseCode, ConnectionId, message};
+use crate::server::access::Open;
 use crate::server::admission::Gatekeeper;
 use crate::server::config::Config;
 use crate::server::handler_context;
@@ -73,7 +74,20 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     let seat = registry.take_seat().expect("nobody else is there");
     let registered = seat.register(id, admission.address(), Arc::clone(&outbox), Arc::clone(&figures));
     let registration = registered.ok().expect("nothing is stopping");
-    let session = StoreSessions(Arc::new(context)).open(Arc::clone(&outbox), figures.subscriptions());
+    let sessions = StoreSessions {
+        authority: Arc::new(Open),
+        presence: Arc::clone(context.overview.presence()),
+        context: Arc::new(context),
+        deadlines: Arc::default(),
+        log_in_within: std::time::Duration::MAX,
+    };
+    let session = sessions.open(Opening {
+        connection: ConnectionId::next(),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        outbox: Arc::clone(&outbox),
+        figures: Arc::clone(&figures),
+        login: None,
+    });
     let socket = Socket::new(stream, already_read, limits.message_bytes_max).await;
     let counters = ConnectionCounters::new(counters, figures);
     let driver = Driver::new(socket, session, Arc::clone(&outbox), limits, admission, counters);

@@ -46,15 +46,17 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub(crate) use service::{Reply, Service, Sessions, StoreSessions};
+pub(crate) use outbox::OutboxHandle;
+pub(crate) use service::{Opening, Reply, Service, Sessions, StoreSessions};
 
 use self::connection_actor::Connection;
 use self::driver::Driver;
 use self::heartbeat::HeartbeatQueue;
-use self::outbox::Outbox;
+pub(crate) use self::outbox::Outbox;
 use self::registry::{Registry, Seat};
 use self::socket::Socket;
 use self::updates::HeldLimits;
+use super::access::Login;
 use super::admission::Admission;
 use super::config::Config;
 use super::statistics::{ConnectionCounters, ConnectionFigures, Count, Counters};
@@ -128,6 +130,13 @@ impl From<&Config> for Limits {
     }
 }
 
+/// Who comes in.
+pub(crate) struct Entrant {
+    pub(crate) admission: Admission,
+    /// Who has logged in by the upgrade.
+    pub(crate) login: Option<Login>,
+}
+
 /// All that it takes to make a connection of a socket.
 pub(crate) struct Connections<N> {
     pub(crate) sessions: N,
@@ -145,7 +154,8 @@ pub(crate) const FAREWELLS_MAX: usize = 1_024;
 impl<N: Sessions> Connections<N> {
     /// Begins a connection on a socket whose upgrade is complete, under `supervisor`. A socket that may not stay is
     /// told why and closed.
-    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, admission: Admission) {
+    pub(crate) async fn begin(&self, supervisor: &ActorCell, stream: TcpStream, already_read: Bytes, seat: Seat, entrant: Entrant) {
+        let Entrant { admission, login } = entrant;
         // Copied, though it is mostly nothing: the buffer of the HTTP side is larger than one that may stay.
         let socket = Socket::new(stream, already_read.to_vec(), self.limits.message_bytes_max).await;
         let id = ConnectionId::next();
@@ -170,10 +180,16 @@ impl<N: Sessions> Connections<N> {
         };
         self.counters.add(Count::Opened, 1);
         self.heartbeat.join(&outbox, Instant::now());
-        let session = self.sessions.open(Arc::clone(&outbox), figures.subscriptions());
+        let session = self.sessions.open(Opening {
+            connection: id,
+            address: admission.address(),
+            outbox: Arc::clone(&outbox),
+            figures: Arc::clone(&figures),
+            login,
+        });
         let counters = ConnectionCounters::new(Arc::clone(&self.counters), figures);
         let driver = Driver::new(socket, session, outbox, self.limits, admission, counters);
-        let welcome = message::welcome(id, now_ms, false);
+        let welcome = message::welcome(id, now_ms, self.sessions.requires_login());
         connection_supervisor::start(supervisor, Connection::new(driver, registration, welcome)).await;
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Signals {
     pub(crate) ping: Option<u64>,
     /// The ping whose time for an answer is up.
     pub(crate) overdue: Option<u64>,
+    /// Somebody's rights may have changed: the session is to look at them again.
+    pub(crate) recheck: bool,
     /// The connection is to finish and close with this code.
     pub(crate) close: Option<CloseCode>,
 }
@@ -84,6 +86,11 @@ impl Outbox {
     /// Has a system message sent.
     pub(crate) fn notify(&self, message: Bytes) {
         self.change(|state| state.signals.notice = Some(message));
+    }
+
+    /// Has the session look at its rights again.
+    pub(crate) fn recheck(&self) {
+        self.change(|state| state.signals.recheck = true);
     }
 
     /// Has the connection finish what it was asked and close. The first code wins.

@@ -1,13 +1,16 @@
 //! What a connection needs of its session. The seam lets tests drive a connection with no store behind it.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use super::outbox::Outbox;
-use crate::protocol::{Request, SubscriptionId};
+use crate::protocol::{CloseCode, ConnectionId, Request, SubscriptionId};
+use crate::server::access::{Access, Authority, Deadlines, Login, Place, Presence, Principal};
 use crate::server::handlers::{Completion, Handled, HandlerContext, PendingAnswer, Session};
+use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
 /// How a request is answered.
@@ -27,8 +30,17 @@ pub(crate) trait Service: Send + 'static {
     /// What comes of a request that is carried out alone.
     type Completion: Send;
 
-    /// Carries out a request, or begins to.
+    /// Whether whoever is logged in may have a request carried out. Asked before it counts against any quota.
+    ///
+    /// # Errors
+    /// The answer to it.
+    fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>>;
+    /// Carries out a request that was admitted, or begins to.
     fn handle(&mut self, request: &Request<'_>) -> Reply<Self::Pending, Self::Completion>;
+    /// Looks at the rights again. Gives the code to close with where the connection has no business here any more.
+    fn recheck(&mut self) -> Option<CloseCode>;
+    /// The user whose quotas count, where that has become another since it was asked last; `Some(None)` for nobody.
+    fn new_user(&mut self) -> Option<Option<Arc<Principal>>>;
     /// Ends a request that was carried out alone. Gives its answer.
     fn complete(&mut self, completion: Self::Completion) -> Vec<u8>;
     /// The message about something new of a subscription; none where the session no longer has it. Asked for when
@@ -43,6 +55,18 @@ pub(crate) trait Service: Send + 'static {
 impl Service for Session {
     type Pending = PendingAnswer;
     type Completion = Completion;
+
+    fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
+        self.admit(request)
+    }
+
+    fn recheck(&mut self) -> Option<CloseCode> {
+        self.recheck()
+    }
+
+    fn new_user(&mut self) -> Option<Option<Arc<Principal>>> {
+        self.new_user()
+    }
 
     fn handle(&mut self, request: &Request<'_>) -> Reply<PendingAnswer, Completion> {
         match self.handle(request) {
@@ -74,18 +98,66 @@ pub(crate) trait Sessions: Send + Sync + 'static {
     /// What it makes.
     type Session: Service;
 
-    /// Opens a session whose subscriptions push into `outbox`, and which keeps `subscriptions` at their number.
-    /// Dropping it ends them.
-    fn open(&self, outbox: Arc<Outbox>, subscriptions: Arc<AtomicUsize>) -> Self::Session;
+    /// Opens a session for a connection. Dropping it ends its subscriptions.
+    fn open(&self, opening: Opening) -> Self::Session;
+
+    /// Whether nothing but logging in can be done without a login.
+    fn requires_login(&self) -> bool {
+        false
+    }
+}
+
+/// What a session is opened with.
+pub(crate) struct Opening {
+    pub(crate) connection: ConnectionId,
+    /// The client's address.
+    pub(crate) address: IpAddr,
+    /// What subscriptions push into.
+    pub(crate) outbox: Arc<Outbox>,
+    /// What others see of the connection; the session keeps the number of its subscriptions and who is logged in.
+    pub(crate) figures: Arc<ConnectionFigures>,
+    /// Who has logged in by the upgrade.
+    pub(crate) login: Option<Login>,
 }
 
 /// Sessions on a store.
-pub(crate) struct StoreSessions(pub(crate) Arc<HandlerContext>);
+pub(crate) struct StoreSessions {
+    pub(crate) context: Arc<HandlerContext>,
+    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) deadlines: Arc<Deadlines>,
+    /// How long a client may take to log in, where it has to.
+    pub(crate) log_in_within: Duration,
+}
 
 impl Sessions for StoreSessions {
     type Session = Session;
 
-    fn open(&self, outbox: Arc<Outbox>, subscriptions: Arc<AtomicUsize>) -> Session {
-        Session::new(Arc::clone(&self.0), outbox, subscriptions)
+    fn open(&self, opening: Opening) -> Session {
+        let Opening {
+            connection,
+            address,
+            outbox,
+            figures,
+            login,
+        } = opening;
+        let log_in_by = super::super::wall_clock_ms().saturating_add(crate::server::millis(self.log_in_within));
+        let access = Access::new(
+            Arc::clone(&self.authority),
+            Arc::clone(&self.deadlines),
+            Place::new(Arc::clone(&self.presence), connection, Arc::clone(&outbox)),
+            Arc::clone(&outbox),
+            address,
+            Some(log_in_by),
+        );
+        let mut session = Session::new(Arc::clone(&self.context), outbox, figures, access);
+        if let Some(login) = login {
+            session.log_in(login);
+        }
+        session
+    }
+
+    fn requires_login(&self) -> bool {
+        self.authority.requires_login()
     }
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use super::encode::Encoder;
 use super::failure::Failure;
 use super::subscriptions::Opened;
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, Number};
+use crate::server::access::Login;
 use crate::store::{Commit, Outcome, StoreError};
 
 /// What became of a request that was handed to a [`super::Session`].
@@ -24,13 +25,37 @@ pub enum Handled {
 
 /// What a request that was carried out alone came to.
 pub struct Completion {
-    pub(super) answer: Vec<u8>,
-    pub(super) opened: Option<Opened>,
+    id: Number,
+    pub(super) outcome: Result<Vec<u8>, Failure>,
+    /// What the session is to do about it, before the answer is sent.
+    pub(super) effect: Effect,
+}
+
+/// What a session is to do about the outcome of a request.
+pub(super) enum Effect {
+    Nothing,
+    /// A subscription is open.
+    Opened(Opened),
+    /// Somebody has logged in.
+    LoggedIn(Login),
+    /// Nobody is logged in any more.
+    LoggedOut,
 }
 
 impl Completion {
-    pub(super) fn answer(answer: Vec<u8>) -> Self {
-        Self { answer, opened: None }
+    /// An answer, or why there is none.
+    pub(super) fn new(id: Number, outcome: Result<Vec<u8>, Failure>) -> Self {
+        Self::with(id, outcome, Effect::Nothing)
+    }
+
+    pub(super) fn with(id: Number, outcome: Result<Vec<u8>, Failure>, effect: Effect) -> Self {
+        Self { id, outcome, effect }
+    }
+
+    /// The answer as it is sent.
+    pub(super) fn encode(self, expose_details: bool) -> Vec<u8> {
+        let id = self.id;
+        self.outcome.unwrap_or_else(|failure| failure.answer(id, expose_details))
     }
 }
 

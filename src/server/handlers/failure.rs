@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::protocol::{ErrorCode, Number, message, unknown_operation};
+use crate::protocol::{ErrorCode, Number, Part, message, unknown_operation};
 use crate::store::StoreError;
 
 /// A refused or failed request: a code, a text and, for some codes, details.
@@ -48,8 +48,26 @@ impl Failure {
     /// A request whose `type` names nothing.
     #[must_use]
     pub fn unknown_operation(name: &str) -> Self {
-        let (code, message) = unknown_operation(name);
+        Self::new(ErrorCode::UnknownOperation, unknown_operation(name))
+    }
+
+    /// A request for a part of the server that is not configured.
+    #[must_use]
+    pub fn absent(part: Part) -> Self {
+        let (code, message) = part.absent();
         Self::new(code, message)
+    }
+
+    /// A request that needs a login.
+    #[must_use]
+    pub fn unauthenticated() -> Self {
+        Self::new(ErrorCode::Unauthorized, "Authentication required")
+    }
+
+    /// Somebody without the right to do something.
+    #[must_use]
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::Forbidden, message)
     }
 
     /// A request beyond a quota that allows another one after so long.
@@ -65,9 +83,24 @@ impl Failure {
     }
 
     /// The code on the wire.
-    #[cfg(test)]
+    #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same failure with details.
+    #[must_use]
+    pub fn with_details(self, details: Value) -> Self {
+        Self {
+            details: Some(details),
+            ..self
+        }
     }
 
     /// The error answer. Where details are not to be shown, `retryAfterMs` still is: clients cannot do without.

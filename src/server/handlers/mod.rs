@@ -4,6 +4,7 @@
 //! query is there, whether filter and data are valid. The first problem is the answer.
 
 mod answer;
+mod auth;
 mod encode;
 mod failure;
 mod fields;
@@ -27,14 +28,15 @@ use std::sync::atomic::AtomicUsize;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use self::answer::Success;
 pub use self::answer::{Completion, Handled, PendingAnswer};
+use self::answer::{Effect, Success};
 use self::encode::Encoder;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
-use crate::protocol::{BucketName, ErrorCode, Fields, Issue, Number, Operation, Request, SubscriptionId, Tier};
-use crate::server::statistics::Overview;
+use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
+use crate::server::access::{Access, Change, Login, Principal, Scope};
+use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
 
@@ -58,6 +60,8 @@ pub struct HandlerContext {
     pub max_result_bytes: usize,
     /// Whether error answers carry `details`.
     pub expose_error_details: bool,
+    /// The optional parts that are configured.
+    pub parts: Vec<Part>,
     /// How many reads of many rows may be under way at once, on threads of their own.
     pub long_reads: Arc<Semaphore>,
 }
@@ -67,17 +71,83 @@ pub struct Session {
     context: Arc<HandlerContext>,
     sink: Arc<dyn Sink>,
     subscriptions: Subscriptions,
+    access: Access,
+    /// With how much of its target the request may be carried out that was admitted last.
+    scope: Scope,
+    figures: Arc<ConnectionFigures>,
+    /// Whether another user is logged in than whoever counts requests knows.
+    user_is_news: bool,
 }
 
 impl Session {
-    /// A session whose subscriptions push into `sink`. `count` is kept at their number.
+    /// A session whose subscriptions push into `sink`, and which keeps their number, and who is logged in, in `figures`.
     #[must_use]
-    pub fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>, count: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(context: Arc<HandlerContext>, sink: Arc<dyn Sink>, figures: Arc<ConnectionFigures>, access: Access) -> Self {
         Self {
             context,
             sink,
-            subscriptions: Subscriptions::counted_by(count),
+            subscriptions: Subscriptions::counted_by(figures.subscriptions()),
+            access,
+            scope: Scope::Everything,
+            figures,
+            user_is_news: false,
         }
+    }
+
+    /// Whether whoever is logged in may have a request carried out.
+    ///
+    /// # Errors
+    /// The answer to it.
+    pub fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
+        let change = self.access.refresh(wall_clock_ms(), true);
+        self.follow(change);
+        match self.access.admit(request, &self.context.store.snapshot()) {
+            Ok(scope) => {
+                self.scope = scope;
+                Ok(())
+            }
+            Err(failure) => Err(failure.answer(request.id(), self.context.expose_error_details)),
+        }
+    }
+
+    /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.
+    pub fn recheck(&mut self) -> Option<CloseCode> {
+        let now = wall_clock_ms();
+        let change = self.access.refresh(now, false);
+        self.follow(change);
+        if self.access.is_overdue(now) {
+            return Some(CloseCode::Unauthenticated);
+        }
+        // Where it was not time yet, since the session was used meanwhile.
+        self.access.set_deadline();
+        None
+    }
+
+    /// The user whose quotas count, where that has become another since it was asked last.
+    pub(crate) fn new_user(&mut self) -> Option<Option<Arc<Principal>>> {
+        std::mem::take(&mut self.user_is_news).then(|| self.access.principal().cloned())
+    }
+
+    /// Somebody has logged in.
+    pub(crate) fn log_in(&mut self, login: Login) {
+        let change = self.access.log_in(login);
+        self.user_is_news = true;
+        self.follow(change);
+    }
+
+    /// Does what a change of rights asks for: ends the subscriptions that they do not allow any more.
+    fn follow(&mut self, change: Change) {
+        let reason = match change {
+            Change::Nothing => return,
+            Change::Rights => "forbidden",
+            Change::SessionOver => "session_ended",
+            Change::User => "user_changed",
+        };
+        self.user_is_news |= change != Change::Rights;
+        self.figures.show_user(self.access.principal());
+        let state = self.context.store.snapshot();
+        let access = &self.access;
+        self.subscriptions.end_unless(reason, |opened| opened.holds(access, &state));
     }
 
     /// Carries out a request, or begins to.
@@ -87,16 +157,33 @@ impl Session {
     }
 
     /// Ends a request that was carried out alone. Gives its answer.
-    pub fn complete(&mut self, completion: Completion) -> Vec<u8> {
-        if let Some(opened) = completion.opened {
-            self.subscriptions.add(opened);
+    pub fn complete(&mut self, mut completion: Completion) -> Vec<u8> {
+        match std::mem::replace(&mut completion.effect, Effect::Nothing) {
+            Effect::Nothing => {}
+            Effect::Opened(opened) => {
+                // What was allowed when it was asked for may not be allowed any more.
+                let change = self.access.refresh(wall_clock_ms(), false);
+                self.follow(change);
+                if opened.holds(&self.access, &self.context.store.snapshot()) {
+                    self.subscriptions.add(opened);
+                } else {
+                    completion.outcome = Err(Failure::forbidden("The right to follow this was lost meanwhile"));
+                }
+            }
+            Effect::LoggedIn(login) => self.log_in(login),
+            Effect::LoggedOut => {
+                let change = self.access.log_out();
+                self.follow(change);
+            }
         }
-        completion.answer
+        completion.encode(self.context.expose_error_details)
     }
 
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
     /// that, nothing comes for it any more.
     pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
+        let change = self.access.refresh(wall_clock_ms(), false);
+        self.follow(change);
         self.subscriptions.message(subscription, update, self.context.overview.counters())
     }
 
@@ -111,19 +198,29 @@ impl Session {
         self.subscriptions.backlog()
     }
 
+    /// Why a request is not carried out whose `type` names nothing.
+    fn unknown(&self, name: &str) -> Failure {
+        match Part::of(name) {
+            Some(part) if !self.context.parts.contains(&part) => Failure::absent(part),
+            Some(_) | None => Failure::unknown_operation(name),
+        }
+    }
+
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Handled, Failure> {
         let Some(operation) = request.operation() else {
-            return Err(Failure::unknown_operation(request.name()));
+            return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Tier::Write => request_key::read(operation, request.fields())?,
-            Tier::Read | Tier::Admin => None,
+            Some(Tier::Write) => request_key::read(operation, request.fields())?,
+            Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
             context: &self.context,
             id: request.id(),
             fields: request.fields(),
             request_key,
+            access: &self.access,
+            scope: &self.scope,
         };
         match operation {
             Operation::StoreInsert => store_writes::insert(call),
@@ -164,6 +261,38 @@ impl Session {
             Operation::StoreListQueries => Ok(store_admin::list_queries(call)),
             Operation::ServerStats => server_info::stats(call),
             Operation::ServerConnections => server_info::connections(call),
+            Operation::AuthLogin => auth::login(call),
+            Operation::AuthRefresh => auth::refresh(call),
+            Operation::AuthLogout => auth::logout(call),
+            Operation::AuthWhoami => auth::whoami(call),
+            Operation::IdentityLogin
+            | Operation::IdentityLoginWithSecret
+            | Operation::IdentityLogout
+            | Operation::IdentityWhoami
+            | Operation::IdentityRefreshSession
+            | Operation::IdentityCreateUser
+            | Operation::IdentityGetUser
+            | Operation::IdentityUpdateUser
+            | Operation::IdentityDeleteUser
+            | Operation::IdentityListUsers
+            | Operation::IdentityEnableUser
+            | Operation::IdentityDisableUser
+            | Operation::IdentityChangePassword
+            | Operation::IdentityResetPassword
+            | Operation::IdentityCreateRole
+            | Operation::IdentityUpdateRole
+            | Operation::IdentityDeleteRole
+            | Operation::IdentityListRoles
+            | Operation::IdentityAssignRole
+            | Operation::IdentityRemoveRole
+            | Operation::IdentityGetUserRoles
+            | Operation::IdentityGrant
+            | Operation::IdentityRevoke
+            | Operation::IdentityGetAcl
+            | Operation::IdentityMyAccess
+            | Operation::IdentityGetOwner
+            | Operation::IdentityTransferOwner => Err(Failure::absent(Part::Identity)),
+            Operation::AuditQuery => Err(Failure::absent(Part::Audit)),
             // The connection takes batches apart, so that only one within another comes here.
             Operation::Batch => Err(Failure::new(
                 ErrorCode::ValidationError,
@@ -173,6 +302,11 @@ impl Session {
     }
 }
 
+/// The time that sessions are judged by, in milliseconds since 1970.
+fn wall_clock_ms() -> u64 {
+    crate::server::wall_clock_ms()
+}
+
 /// One request on its way through a handler.
 struct Call<'c, 'a> {
     context: &'c Arc<HandlerContext>,
@@ -180,6 +314,11 @@ struct Call<'c, 'a> {
     fields: &'c Fields<'a>,
     /// Where a write is to be carried out once: what it is known by.
     request_key: Option<RequestKey>,
+    /// Who asks.
+    access: &'c Access,
+    /// With how much of what the request touches they may do it. A handler reads its target from the very field that the
+    /// operation's [`Touches`](crate::protocol::Touches) names: this is what was judged.
+    scope: &'c Scope,
 }
 
 impl Call<'_, '_> {

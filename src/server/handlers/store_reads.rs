@@ -190,7 +190,7 @@ pub(super) fn off_task(call: &Call<'_, '_>, work: impl FnOnce() -> Result<Vec<u8
     let (context, id) = (Arc::clone(call.context), call.id);
     Handled::Alone(Box::pin(async move {
         let answer = with_permit(&context.long_reads, work).await;
-        Completion::answer(answer.unwrap_or_else(|failure| failure.answer(id, context.expose_error_details)))
+        Completion::new(id, answer)
     }))
 }
 

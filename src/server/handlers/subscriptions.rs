@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::answer::{Completion, Handled};
+use super::answer::{Completion, Effect, Handled};
 use super::failure::Failure;
 use super::store_reads::open_query;
 use super::{Call, deny_reserved, fields};
-use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, SubscriptionId, decode_text, message};
+use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, Operation, SubscriptionId, decode_text, message};
+use crate::server::access::{self, Access, Scope};
 use crate::server::statistics::{Count, Counters};
+use crate::store::state::State;
 use crate::store::{ChangeSet, Delta, Followed, Sink, StoreError, SubscribeOptions, Subscribed, Subscription, Update, ViewResult};
 
 /// The subscriptions of one connection. Dropping them ends them.
@@ -20,18 +22,60 @@ pub(super) struct Subscriptions {
     active: HashMap<SubscriptionId, Active>,
     /// Followers that are to be told of what they have missed.
     behind: VecDeque<SubscriptionId>,
+    /// That subscriptions have ended by a loss of rights.
+    notices: VecDeque<Vec<u8>>,
     /// Their number, and of those that are being opened. Others look at it.
     taken: Arc<AtomicUsize>,
 }
 
 /// A subscription that is going on: dropping it ends it and frees its place.
 struct Active {
+    origin: Origin,
     scope: CursorScope,
     form: Form,
     /// The client was told last that the evaluation fails: the next result is news, whatever it is.
     failing: bool,
     _subscription: Subscription,
     _place: Place,
+}
+
+/// What is followed.
+enum Source {
+    Query(String),
+    Bucket(String),
+}
+
+/// By what right somebody follows something.
+struct Origin {
+    operation: Operation,
+    source: Source,
+    /// With how much of the bucket.
+    scope: Scope,
+}
+
+impl Origin {
+    fn new(call: &Call<'_, '_>, source: Source) -> Self {
+        let operation = match source {
+            Source::Query(_) => Operation::StoreSubscribe,
+            Source::Bucket(_) => Operation::StoreChanges,
+        };
+        Self {
+            operation,
+            source,
+            scope: call.scope.clone(),
+        }
+    }
+
+    /// Whether it still holds, and with as much of the bucket.
+    fn holds(&self, access: &Access, state: &State) -> bool {
+        let followed = match &self.source {
+            Source::Query(name) => access::Followed::Query(name),
+            Source::Bucket(name) => access::Followed::Bucket(name),
+        };
+        access
+            .still_follows(self.operation, followed, state)
+            .is_some_and(|scope| scope == self.scope)
+    }
 }
 
 /// What the client is sent.
@@ -48,6 +92,13 @@ enum Form {
 pub(super) struct Opened {
     id: SubscriptionId,
     active: Active,
+}
+
+impl Opened {
+    /// Whether the right by which it was asked for still holds.
+    pub(super) fn holds(&self, access: &Access, state: &State) -> bool {
+        self.active.origin.holds(access, state)
+    }
 }
 
 /// How a client wants to follow a query.
@@ -106,6 +157,7 @@ impl Subscriptions {
         Self {
             active: HashMap::new(),
             behind: VecDeque::new(),
+            notices: VecDeque::new(),
             taken,
         }
     }
@@ -145,6 +197,7 @@ impl Subscriptions {
             .store
             .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
         let (request, context) = (call.id, Arc::clone(call.context));
+        let origin = Origin::new(call, Source::Query(query.into_owned()));
         Ok(Handled::Alone(Box::pin(async move {
             let opened = subscribing.await.and_then(|mut subscribed| {
                 let Subscribed { result, resumed, .. } = &mut subscribed;
@@ -152,9 +205,9 @@ impl Subscriptions {
                 if wish.resume.is_some() && subscribed.resumed.is_none() {
                     context.overview.counters().add(Count::Resynced, 1);
                 }
-                open(request, id, wish, subscribed, place, context.max_result_bytes)
+                open(request, (id, origin), wish, subscribed, place, context.max_result_bytes)
             });
-            opened.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
+            opened.unwrap_or_else(|error| Completion::new(request, Err(error.into())))
         })))
     }
 
@@ -174,10 +227,13 @@ impl Subscriptions {
         call.context.request_limits.check_filter(&filter)?;
         let filter = Value::Object(filter);
         let following = call.context.store.follow(&bucket, &filter, since, id, Arc::clone(sink));
-        let (request, context) = (call.id, Arc::clone(call.context));
+        let request = call.id;
+        let origin = Origin::new(call, Source::Bucket(bucket.into_owned()));
         Ok(Handled::Alone(Box::pin(async move {
-            let begun = following.await.map(|followed| begin_feed(request, id, since, followed, place));
-            begun.unwrap_or_else(|error| Completion::answer(Failure::from(error).answer(request, context.expose_error_details)))
+            let begun = following
+                .await
+                .map(|followed| begin_feed(request, id, origin, since, followed, place));
+            begun.unwrap_or_else(|error| Completion::new(request, Err(error.into())))
         })))
     }
 
@@ -198,9 +254,24 @@ impl Subscriptions {
         self.active.insert(opened.id, opened.active);
     }
 
-    /// Whether a follower is to be told of what it has missed, before anything new is sent.
+    /// Ends what those who follow it may not follow any more, each with a notice.
+    pub(super) fn end_unless(&mut self, reason: &str, holds: impl Fn(&Opened) -> bool) {
+        self.active = std::mem::take(&mut self.active)
+            .into_iter()
+            .filter_map(|(id, active)| {
+                let opened = Opened { id, active };
+                if holds(&opened) {
+                    return Some((id, opened.active));
+                }
+                self.notices.push_back(message::subscription_ended(id, reason));
+                None
+            })
+            .collect();
+    }
+
+    /// Whether there are messages that come before anything new: that subscriptions have ended, what was missed.
     pub(super) fn has_backlog(&self) -> bool {
-        !self.behind.is_empty()
+        !self.notices.is_empty() || !self.behind.is_empty()
     }
 
     /// Bytes of all that followers are yet to be told of. The feeds of one batch wait together until it is answered.
@@ -212,8 +283,11 @@ impl Subscriptions {
         sets.flatten().map(|set| set.data().len()).sum()
     }
 
-    /// The next message about what a follower has missed.
+    /// The next of them.
     pub(super) fn backlog(&mut self) -> Option<Vec<u8>> {
+        if let Some(notice) = self.notices.pop_front() {
+            return Some(notice);
+        }
         loop {
             let id = *self.behind.front()?;
             let set = self.active.get_mut(&id).and_then(|active| match &mut active.form {
@@ -288,7 +362,7 @@ fn is_longer_than(delta: &Bytes, result: &ViewResult) -> bool {
 /// to keep.
 fn open(
     request: Number,
-    id: SubscriptionId,
+    (id, origin): (SubscriptionId, Origin),
     wish: Wish,
     subscribed: Subscribed,
     place: Place,
@@ -331,11 +405,19 @@ fn open(
     } else {
         Form::Whole(result.fingerprint())
     };
-    Ok(opened(answer, id, scope, form, subscription, place))
+    let active = Active {
+        origin,
+        scope,
+        form,
+        failing: false,
+        _subscription: subscription,
+        _place: place,
+    };
+    Ok(opened(request, answer, id, active))
 }
 
 /// The answer to whoever follows a bucket.
-fn begin_feed(request: Number, id: SubscriptionId, since: Option<Cursor>, followed: Followed, place: Place) -> Completion {
+fn begin_feed(request: Number, id: SubscriptionId, origin: Origin, since: Option<Cursor>, followed: Followed, place: Place) -> Completion {
     let Followed {
         scope,
         seq,
@@ -349,21 +431,19 @@ fn begin_feed(request: Number, id: SubscriptionId, since: Option<Cursor>, follow
         message::cursor_member(out, scope.at(begin));
         out.push(b'}');
     });
-    opened(answer, id, scope, Form::Feed(backlog.into()), subscription, place)
-}
-
-fn opened(answer: Vec<u8>, id: SubscriptionId, scope: CursorScope, form: Form, subscription: Subscription, place: Place) -> Completion {
     let active = Active {
+        origin,
         scope,
-        form,
+        form: Form::Feed(backlog.into()),
         failing: false,
         _subscription: subscription,
         _place: place,
     };
-    Completion {
-        answer,
-        opened: Some(Opened { id, active }),
-    }
+    opened(request, answer, id, active)
+}
+
+fn opened(request: Number, answer: Vec<u8>, id: SubscriptionId, active: Active) -> Completion {
+    Completion::with(request, Ok(answer), Effect::Opened(Opened { id, active }))
 }
 
 #[cfg(test)]

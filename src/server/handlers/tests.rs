@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{Handled, HandlerContext, RequestLimits, Session};
 use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
+use crate::server::access::{Access, Open};
 use crate::server::config::ConnectionLimits;
 use crate::server::connection::registry::Registry;
 use crate::server::statistics::{ConnectionFigures, Overview};
@@ -34,7 +35,13 @@ struct Client {
 impl Client {
     fn new(context: &Arc<HandlerContext>) -> Self {
         let pushed = Arc::new(Recorder::default());
-        let session = Session::new(Arc::clone(context), Arc::clone(&pushed) as Arc<dyn Sink>, Arc::default());
+        let access = Access::of_nobody(Arc::new(Open));
+        let session = Session::new(
+            Arc::clone(context),
+            Arc::clone(&pushed) as Arc<dyn Sink>,
+            ConnectionFigures::new(0),
+            access,
+        );
         Self { session, pushed }
     }
 
@@ -106,6 +113,7 @@ async fn context() -> HandlerContext {
             max_name_bytes: 20,
             ..ConnectionLimits::default()
         }),
+        parts: Vec::new(),
         max_result_bytes: 1 << 20,
         expose_error_details: true,
         long_reads: Arc::new(Semaphore::new(1)),

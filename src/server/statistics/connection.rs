@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::counters::{Count, Counters};
 use crate::protocol::{CloseCode, Operation, Tier, message};
+use crate::server::access::Principal;
 
 /// What passed through a socket since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub(crate) struct ConnectionFigures {
     pub(super) bytes_out: AtomicU64,
     pub(super) unsent_bytes: AtomicU64,
     pub(super) in_flight: AtomicU64,
+    /// Who is logged in.
+    pub(super) user: Mutex<Option<Arc<Principal>>>,
 }
 
 impl ConnectionFigures {
@@ -73,7 +78,13 @@ impl ConnectionFigures {
             bytes_out: AtomicU64::new(0),
             unsent_bytes: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
+            user: Mutex::new(None),
         })
+    }
+
+    /// Shows who is logged in.
+    pub(crate) fn show_user(&self, user: Option<&Arc<Principal>>) {
+        *self.user.lock() = user.cloned();
     }
 
     /// The number of the connection's subscriptions, for the session to keep.
@@ -107,7 +118,7 @@ impl Ticket {
 
     /// It asks for this. Requests that name nothing have no place among the latencies.
     pub(crate) fn asks_for(mut self, operation: Option<Operation>) -> Self {
-        self.tier = operation.map(Operation::tier);
+        self.tier = operation.and_then(Operation::tier);
         self
     }
 }

@@ -10,6 +10,7 @@ use super::report::{
     errors,
 };
 use crate::protocol::ConnectionId;
+use crate::server::access::Presence;
 use crate::server::config::Config;
 use crate::server::connection::registry::Registry;
 use crate::store::Store;
@@ -23,6 +24,8 @@ pub(crate) struct Overview {
     host: String,
     port: u16,
     rate_limit_enabled: bool,
+    auth_enabled: bool,
+    presence: Arc<Presence>,
     started: Instant,
     counters: Arc<Counters>,
     registry: Arc<Registry>,
@@ -38,6 +41,8 @@ impl Overview {
             host: config.host.clone(),
             port,
             rate_limit_enabled: config.rate_limit.is_some(),
+            auth_enabled: config.auth.is_some(),
+            presence: Arc::default(),
             started: Instant::now(),
             counters: Arc::default(),
             registry,
@@ -48,6 +53,11 @@ impl Overview {
     /// What connections count with.
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Who is connected as whom.
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
     }
 
     /// How long ago the server has started.
@@ -72,12 +82,12 @@ impl Overview {
         ServiceStats {
             name: self.name.clone(),
             connection_count: active,
-            auth_enabled: false,
+            auth_enabled: self.auth_enabled,
             rate_limit_enabled: self.rate_limit_enabled,
             rules_enabled: false,
             connections: ConnectionStats {
                 active,
-                authenticated: 0,
+                authenticated: self.presence.len(),
                 total_store_subscriptions: self.subscriptions.load(Ordering::Relaxed),
                 total_rules_subscriptions: 0,
             },

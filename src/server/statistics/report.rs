@@ -177,13 +177,14 @@ pub struct ConnectionInfo {
 
 impl ConnectionInfo {
     pub(super) fn of(id: ConnectionId, address: IpAddr, figures: &ConnectionFigures) -> Self {
+        let user = figures.user.lock().clone();
         Self {
             connection_id: id,
             remote_address: address,
             connected_at: figures.connected_at,
-            authenticated: false,
-            user_id: None,
-            roles: Vec::new(),
+            authenticated: user.is_some(),
+            user_id: user.as_ref().map(|user| user.user_id.clone()),
+            roles: user.map_or_else(Vec::new, |user| user.roles.clone()),
             store_subscription_count: figures.subscriptions.load(Ordering::Relaxed),
             rules_subscription_count: 0,
             bytes_in: figures.bytes_in.load(Ordering::Relaxed),

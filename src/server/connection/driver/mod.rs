@@ -241,6 +241,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         if let Some(timestamp) = signals.overdue {
             self.pulse.time_is_up(timestamp);
         }
+        if signals.recheck
+            && let Some(code) = self.service.recheck()
+        {
+            self.happen(Event::Finish(code));
+        }
         if let Some(code) = signals.close {
             self.happen(Event::Finish(code));
         }

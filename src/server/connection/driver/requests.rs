@@ -91,13 +91,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             Ok(Envelope::Request(request)) if request.operation() == Some(Operation::Batch) => self.begin_batch(ticket, text, &request),
             Ok(Envelope::Request(request)) => return self.carry_out(ticket, &request, cx),
             Ok(Envelope::Pong { timestamp }) => self.outbox.pong(timestamp),
-            Err(answer) => self.refuse_malformed(ticket, answer),
+            Err(answer) => self.refuse(ticket, answer),
         }
         true
     }
 
-    /// Answers a message that is no request, unless it is one too many.
-    fn refuse_malformed(&mut self, ticket: Ticket, answer: Vec<u8>) {
+    /// Answers what nobody is asked for: a message that is no request, or one that whoever sends it may not. Unless it is
+    /// one too many.
+    fn refuse(&mut self, ticket: Ticket, answer: Vec<u8>) {
         match self.admission.count_refused() {
             Ok(()) => self.owe(ticket, answer),
             Err(code) => self.happen(Event::Finish(code)),
@@ -116,6 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         }
         self.next_waits = false;
         let ticket = ticket.asks_for(request.operation());
+        if let Err(answer) = self.service.admit(request) {
+            self.refuse(ticket, answer);
+            return true;
+        }
+        if let Some(user) = self.service.new_user() {
+            self.admission.identify(user.as_ref().map(|user| &*user.user_id));
+        }
         if let Err(failure) = self.admission.admit(request) {
             // Its only detail is the time to wait, which is always shown.
             self.owe(ticket, failure.answer(request.id(), false));

@@ -1,0 +1,340 @@
+//! Who is logged in on one connection, and what they may do there.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::authority::{Authority, Standing};
+use super::deadlines::Deadlines;
+use super::presence::Place;
+use super::principal::{Login, Principal};
+use super::rights::{Asked, Rights, Scope};
+use super::target::{AbsentName, Named, Target, absent_target, query_target};
+use crate::protocol::{ConnectionId, Fields, Operation, Request, Touches, decode_text};
+use crate::server::connection::OutboxHandle;
+use crate::server::handlers::Failure;
+use crate::store::state::State;
+
+/// What has become of the rights on a connection since they were looked at last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They are as they were.
+    Nothing,
+    /// They are others: everything that goes on by them has to be judged anew.
+    Rights,
+    /// The session is over.
+    SessionOver,
+    /// Somebody else is logged in.
+    User,
+}
+
+/// Who is logged in on one connection, and what they may do.
+pub(crate) struct Access {
+    authority: Arc<dyn Authority>,
+    deadlines: Arc<Deadlines>,
+    place: Place,
+    outbox: OutboxHandle,
+    address: IpAddr,
+    login: Option<Login>,
+    rights: Arc<dyn Rights>,
+    /// The version of the authority by which the rights were worked out.
+    seen: u64,
+    /// The session has run out, and nobody was told yet.
+    expiry_is_news: bool,
+    /// Until when somebody has to be logged in, in milliseconds since 1970.
+    log_in_by: Option<u64>,
+}
+
+impl Access {
+    /// Nobody is logged in yet, and has until `log_in_by` where that is required.
+    pub(crate) fn new(
+        authority: Arc<dyn Authority>,
+        deadlines: Arc<Deadlines>,
+        place: Place,
+        outbox: OutboxHandle,
+        address: IpAddr,
+        log_in_by: Option<u64>,
+    ) -> Self {
+        let seen = authority.version();
+        let rights = authority.rights(None);
+        let log_in_by = log_in_by.filter(|_| authority.requires_login());
+        let access = Self {
+            authority,
+            deadlines,
+            place,
+            outbox,
+            address,
+            login: None,
+            rights,
+            seen,
+            expiry_is_news: false,
+            log_in_by,
+        };
+        access.set_deadline();
+        access
+    }
+
+    /// Nobody is logged in, on a connection of a test.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(authority: Arc<dyn Authority>) -> Self {
+        let outbox = OutboxHandle::default();
+        let place = Place::new(Arc::default(), ConnectionId::next(), Arc::clone(&outbox));
+        Self::new(authority, Arc::default(), place, outbox, IpAddr::from([127, 0, 0, 1]), None)
+    }
+
+    pub(crate) fn authority(&self) -> &Arc<dyn Authority> {
+        &self.authority
+    }
+
+    /// The client's address.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(crate) fn connection(&self) -> ConnectionId {
+        self.place.connection()
+    }
+
+    pub(crate) fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
+    }
+
+    /// Who is logged in.
+    pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
+        self.login.as_ref().map(|login| &login.principal)
+    }
+
+    /// What they may do.
+    pub(crate) fn rights(&self) -> &Arc<dyn Rights> {
+        &self.rights
+    }
+
+    /// Whether nobody has logged in and the time for that is over.
+    pub(crate) fn is_overdue(&self, now_ms: u64) -> bool {
+        self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
+    }
+
+    /// Brings login and rights up to date. `used` tells whether that is because of a request.
+    pub(crate) fn refresh(&mut self, now_ms: u64, used: bool) -> Change {
+        // Before anything is asked: what changes meanwhile is seen the next time.
+        let version = self.authority.version();
+        if let Some(login) = &mut self.login {
+            match self.authority.standing(login, now_ms, used) {
+                Standing::Holds(principal) => {
+                    if version == self.seen && Arc::ptr_eq(&principal, &login.principal) {
+                        return Change::Nothing;
+                    }
+                    if !Arc::ptr_eq(&principal, &login.principal) {
+                        login.principal = principal;
+                        self.place.take(Some(login));
+                    }
+                }
+                Standing::Expired => {
+                    self.expiry_is_news = true;
+                    self.forget();
+                    return Change::SessionOver;
+                }
+                Standing::Ended => {
+                    self.forget();
+                    return Change::SessionOver;
+                }
+            }
+        } else if version == self.seen {
+            return Change::Nothing;
+        }
+        self.work_out_rights(version);
+        self.set_deadline();
+        Change::Rights
+    }
+
+    /// Somebody has logged in.
+    pub(crate) fn log_in(&mut self, login: Login) -> Change {
+        let is_same_user = self
+            .login
+            .as_ref()
+            .is_some_and(|before| before.principal.user_id == login.principal.user_id);
+        let was_anonymous = self.login.is_none();
+        self.place.take(Some(&login));
+        self.login = Some(login);
+        self.expiry_is_news = false;
+        self.log_in_by = None;
+        self.work_out_rights(self.authority.version());
+        self.set_deadline();
+        if is_same_user || was_anonymous {
+            Change::Rights
+        } else {
+            Change::User
+        }
+    }
+
+    /// Nobody is logged in any more.
+    pub(crate) fn log_out(&mut self) -> Change {
+        self.expiry_is_news = false;
+        if self.login.is_none() {
+            return Change::Nothing;
+        }
+        self.forget();
+        Change::SessionOver
+    }
+
+    /// Looks again whenever the session may be over.
+    pub(crate) fn set_deadline(&self) {
+        let at = match &self.login {
+            Some(login) => self.authority.deadline(login),
+            None => self.log_in_by,
+        };
+        self.deadlines.set(self.place.connection(), at, &self.outbox);
+    }
+
+    fn forget(&mut self) {
+        self.login = None;
+        self.place.take(None);
+        self.work_out_rights(self.authority.version());
+        self.set_deadline();
+    }
+
+    fn work_out_rights(&mut self, version: u64) {
+        self.rights = self.authority.rights(self.login.as_ref().map(|login| &login.principal));
+        self.seen = version;
+    }
+
+    /// Whether a request may be carried out, as far as its envelope and its target tell, and with how much of the
+    /// target. To be asked after [`Access::refresh`].
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn admit(&mut self, request: &Request<'_>, state: &State) -> Result<Scope, Failure> {
+        if is_free(request) {
+            return Ok(Scope::Everything);
+        }
+        self.require_login()?;
+        let asked = Asked {
+            name: request.name(),
+            operation: request.operation(),
+        };
+        let fields = request.fields();
+        let Some(operation) = request.operation() else {
+            let name = AbsentName::read(request.name(), fields);
+            return self.judged(self.rights.judge(asked, &absent_target(request.name(), &name)));
+        };
+        match operation.touches() {
+            Touches::Session | Touches::Own => Ok(Scope::Everything),
+            Touches::Visible => self.judged(self.rights.judge_visible(asked).map(|()| Scope::Everything)),
+            Touches::Steps => self.admit_steps(fields),
+            Touches::Bucket
+            | Touches::NamedBucket
+            | Touches::Query
+            | Touches::QueryOrBucket
+            | Touches::NamedQuery
+            | Touches::NewQuery
+            | Touches::Server
+            | Touches::Identity => self.judged(self.rights.judge(asked, &Named::read(operation, fields).target(state))),
+        }
+    }
+
+    /// Whether what an element of a transaction does may be done, and with how much of the bucket.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn admit_step(&self, operation: Operation, bucket: &str) -> Result<Scope, Failure> {
+        self.judged(self.rights.judge_step(operation, bucket))
+    }
+
+    /// Whether a bucket is to be shown by an operation that shows what the caller may see, and whether all of it is.
+    pub(crate) fn shows(&self, operation: Operation, bucket: &str) -> Option<Scope> {
+        self.rights.judge(operation.into(), &Target::Bucket(bucket)).ok()
+    }
+
+    /// With how much of its bucket somebody may still follow a query or a bucket.
+    pub(crate) fn still_follows(&self, operation: Operation, followed: Followed<'_>, state: &State) -> Option<Scope> {
+        if self.login.is_none() && self.authority.requires_login() {
+            return None;
+        }
+        let target = match followed {
+            Followed::Query(name) => query_target(state, name),
+            Followed::Bucket(name) => Target::Bucket(name),
+        };
+        self.rights.judge(operation.into(), &target).ok()
+    }
+
+    /// # Errors
+    /// What a stranger is told.
+    fn require_login(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.expiry_is_news) {
+            return Err(Failure::new(crate::protocol::ErrorCode::Unauthorized, "Session expired"));
+        }
+        if self.login.is_none() && self.authority.requires_login() {
+            return Err(Failure::unauthenticated());
+        }
+        Ok(())
+    }
+
+    fn judged<T>(&self, judgement: Result<T, String>) -> Result<T, Failure> {
+        // Whoever is not logged in is told what would help.
+        judgement.map_err(|refusal| match &self.login {
+            Some(_) => Failure::forbidden(refusal),
+            None => Failure::unauthenticated(),
+        })
+    }
+
+    /// Judges a transaction as far as its elements can be read; its handler complains of those that cannot.
+    fn admit_steps(&self, fields: &Fields<'_>) -> Result<Scope, Failure> {
+        if !self.authority.is_on() {
+            return Ok(Scope::Everything);
+        }
+        let steps = read_steps(fields);
+        let reads_only = steps
+            .iter()
+            .all(|(operation, _)| operation.tier() == Some(crate::protocol::Tier::Read));
+        self.judged(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
+        for (operation, bucket) in &steps {
+            self.admit_step(*operation, bucket)?;
+        }
+        Ok(Scope::Everything)
+    }
+}
+
+/// What a subscription follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Followed<'a> {
+    Query(&'a str),
+    Bucket(&'a str),
+}
+
+/// Requests that ask nobody: those that log in, and those that are not there in any case.
+fn is_free(request: &Request<'_>) -> bool {
+    match request.operation() {
+        Some(operation) => operation.touches() == Touches::Session,
+        None => request.name() == "ping" || request.name().starts_with("auth."),
+    }
+}
+
+/// What the elements of a transaction do, and on which buckets.
+fn read_steps<'a>(fields: &Fields<'a>) -> Vec<(Operation, Cow<'a, str>)> {
+    let elements: Vec<&RawValue> = fields
+        .get("operations")
+        .and_then(|json| serde_json::from_str(json).ok())
+        .unwrap_or_default();
+    let read = |element: &'a RawValue| {
+        let fields = Fields::parse(element.get()).ok()?;
+        let operation = step_operation(&decode_text(fields.get("op")?)?)?;
+        Some((operation, decode_text(fields.get("bucket")?)?))
+    };
+    elements.into_iter().filter_map(read).collect()
+}
+
+/// The operation that an element of a transaction stands for, by its `op`.
+pub(crate) fn step_operation(op: &str) -> Option<Operation> {
+    Some(match op {
+        "get" => Operation::StoreGet,
+        "insert" => Operation::StoreInsert,
+        "update" => Operation::StoreUpdate,
+        "delete" => Operation::StoreDelete,
+        "where" => Operation::StoreWhere,
+        "findOne" => Operation::StoreFindOne,
+        "count" => Operation::StoreCount,
+        _ => return None,
+    })
+}

@@ -1,0 +1,265 @@
+//! What is allowed, where, and with how much of it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{pattern, template};
+use crate::protocol::{Operation, Tier};
+use crate::server::access::{Asked, Principal, Scope, Target};
+use crate::store::Guard;
+use crate::store::query::Filter;
+
+/// The most names in one list of a grant.
+const NAMES_MAX: usize = 256;
+/// The longest of them, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What is allowed, where, and with how much of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Grant {
+    /// Patterns of operations.
+    allow: Vec<String>,
+    /// The buckets that `store.*` may touch; none for all.
+    buckets: Option<Vec<String>>,
+    /// Patterns of the topics that `rules.*` may touch; none for all.
+    topics: Option<Vec<String>>,
+    /// What records have to pass, with references to the session in it.
+    filter: Option<Map<String, Value>>,
+    /// The fields that are there; none for all.
+    fields: Option<Vec<String>>,
+}
+
+/// What is wrong with a grant: the member, and what.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GrantFault {
+    /// The path from the grant, such as `allow[1]`; empty for the grant itself.
+    pub(crate) member: String,
+    pub(crate) message: String,
+}
+
+impl GrantFault {
+    fn new(member: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            member: member.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl Grant {
+    /// Reads `{ allow, buckets?, topics?, where?, fields? }`. Other members are for whoever calls: `others` names those
+    /// that are known.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub(crate) fn parse(members: &Map<String, Value>, others: &[&str]) -> Result<Self, Vec<GrantFault>> {
+        const MEMBERS: [&str; 5] = ["allow", "buckets", "topics", "where", "fields"];
+        let mut faults = Vec::new();
+        for name in members.keys() {
+            if !MEMBERS.contains(&name.as_str()) && !others.contains(&name.as_str()) {
+                faults.push(GrantFault::new(name, "unknown member"));
+            }
+        }
+        let allow = match members.get("allow") {
+            Some(Value::String(pattern)) => names(&json!([pattern]), "allow", &mut faults),
+            Some(patterns @ Value::Array(list)) if !list.is_empty() => names(patterns, "allow", &mut faults),
+            Some(_) | None => {
+                faults.push(GrantFault::new("allow", "expected a pattern or a list of patterns"));
+                Vec::new()
+            }
+        };
+        let mut optional = |name: &str| members.get(name).map(|value| names(value, name, &mut faults));
+        let (buckets, topics, fields) = (optional("buckets"), optional("topics"), optional("fields"));
+        let filter = members.get("where").and_then(|value| read_filter(value, &mut faults));
+        if faults.is_empty() {
+            Ok(Self {
+                allow,
+                buckets,
+                topics,
+                filter,
+                fields,
+            })
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Whether the grant shows and lets change only a part of what it names.
+    fn is_partial(&self) -> bool {
+        self.filter.is_some() || self.fields.is_some()
+    }
+
+    /// The patterns of operations.
+    pub(crate) fn patterns(&self) -> &[String] {
+        &self.allow
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        self.allow.iter().any(|allowed| pattern::matches(allowed, name))
+    }
+
+    /// Whether the grant allows an operation on a target, by whatever scope.
+    fn covers(&self, asked: Asked<'_>, target: &Target<'_>) -> bool {
+        let is_of_store = asked.name.starts_with("store.");
+        if self.is_partial() && (!is_of_store || asked.tier() == Some(Tier::Admin)) {
+            // Who may touch a part of the records may not define, and events and procedures know no parts.
+            return false;
+        }
+        if !self.allows(asked.name) {
+            return false;
+        }
+        match (target, &self.buckets, &self.topics) {
+            (Target::Bucket(name) | Target::Query { bucket: Some(name), .. }, Some(buckets), _) => buckets.iter().any(|it| it == name),
+            (Target::Bucket(_) | Target::Query { bucket: Some(_), .. }, None, _) => true,
+            // It may read any bucket.
+            (Target::Query { bucket: None, .. }, buckets, _) => buckets.is_none() && !self.is_partial(),
+            (Target::Topic(topic), _, Some(topics)) => topics.iter().any(|allowed| pattern::matches(allowed, topic)),
+            (Target::Topic(_) | Target::Procedure(_), ..) => true,
+            (Target::Server, Some(_), _) => !is_of_store,
+            (Target::Server, None, Some(_)) => !asked.name.starts_with("rules."),
+            (Target::Server, None, None) => true,
+        }
+    }
+
+    /// Whether it names operations on records one by one, or stands for all of them.
+    fn names_record_operations(&self) -> bool {
+        Operation::ALL.iter().any(|operation| {
+            *operation != Operation::StoreTransaction && operation.name().starts_with("store.") && self.allows(operation.name())
+        })
+    }
+
+    /// The grant for somebody who is logged in.
+    pub(crate) fn for_principal(self: &Arc<Self>, principal: &Principal) -> Option<Allowance> {
+        let scope = if self.is_partial() {
+            let none = Map::new();
+            let filter = template::resolve(self.filter.as_ref().unwrap_or(&none), principal)?;
+            // A value of the session may not fit where it is put.
+            Scope::Guarded(Guard::new(&filter, self.fields.clone()).ok()?)
+        } else {
+            Scope::Everything
+        };
+        Some(Allowance {
+            grant: Arc::clone(self),
+            scope,
+        })
+    }
+}
+
+/// A grant to somebody who is logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Allowance {
+    grant: Arc<Grant>,
+    scope: Scope,
+}
+
+impl Allowance {
+    /// Whether it allows an operation on a target, and with how much of it.
+    fn scope(&self, asked: Asked<'_>, target: &Target<'_>) -> Option<&Scope> {
+        self.grant.covers(asked, target).then_some(&self.scope)
+    }
+
+    /// Whether it allows what shows parts of all buckets, of whichever.
+    fn shows_some(&self, asked: Asked<'_>) -> bool {
+        self.grant.allows(asked.name)
+    }
+
+    /// Whether it allows transactions as such on a bucket, and says nothing of single operations.
+    fn allows_steps(&self, bucket: &str) -> Option<&Scope> {
+        let scope = self.scope(Operation::StoreTransaction.into(), &Target::Bucket(bucket))?;
+        (!self.grant.names_record_operations()).then_some(scope)
+    }
+}
+
+/// What several allowances say together: one without bounds wins, else the first.
+pub(crate) mod best {
+    use super::{Allowance, Asked, Scope, Target};
+
+    fn of<'a>(scopes: impl Iterator<Item = &'a Scope>) -> Option<Scope> {
+        let mut first = None;
+        for scope in scopes {
+            if *scope == Scope::Everything {
+                return Some(Scope::Everything);
+            }
+            first.get_or_insert(scope);
+        }
+        first.cloned()
+    }
+
+    /// With how much of a target an operation is allowed, if at all.
+    pub(crate) fn scope(allowances: &[Allowance], asked: Asked<'_>, target: &Target<'_>) -> Option<Scope> {
+        of(allowances.iter().filter_map(|allowance| allowance.scope(asked, target)))
+    }
+
+    /// Whether an operation that shows what may be seen of all buckets is allowed for any.
+    pub(crate) fn shows_some(allowances: &[Allowance], asked: Asked<'_>) -> bool {
+        allowances.iter().any(|allowance| allowance.shows_some(asked))
+    }
+
+    /// With how much of a bucket the steps of transactions are allowed by allowances that name transactions alone.
+    pub(crate) fn steps(allowances: &[Allowance], bucket: &str) -> Option<Scope> {
+        of(allowances.iter().filter_map(|allowance| allowance.allows_steps(bucket)))
+    }
+}
+
+fn names(value: &Value, member: &str, faults: &mut Vec<GrantFault>) -> Vec<String> {
+    let Some(items) = value.as_array() else {
+        faults.push(GrantFault::new(member, "expected a list of names"));
+        return Vec::new();
+    };
+    if items.len() > NAMES_MAX {
+        faults.push(GrantFault::new(member, format!("at most {NAMES_MAX} names are allowed")));
+        return Vec::new();
+    }
+    let mut names = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        match item.as_str() {
+            Some(name) if !name.is_empty() && name.len() <= NAME_BYTES_MAX => names.push(name.to_owned()),
+            Some(_) | None => faults.push(GrantFault::new(
+                format!("{member}[{at}]"),
+                format!("expected a text of 1 to {NAME_BYTES_MAX} bytes"),
+            )),
+        }
+    }
+    names
+}
+
+fn read_filter(value: &Value, faults: &mut Vec<GrantFault>) -> Option<Map<String, Value>> {
+    let Some(filter) = value.as_object() else {
+        faults.push(GrantFault::new("where", "expected a filter"));
+        return None;
+    };
+    for path in template::unknown_references(filter) {
+        faults.push(GrantFault::new(
+            "where",
+            format!("\"{path}\" is nothing that a session has: expected session.userId, session.roles or session.metadata.<name>"),
+        ));
+    }
+    // What stands in the place of a reference is known only with the session: some value must do.
+    let fits = |sample: &Value| Filter::parse(&sampled(filter, sample)).err();
+    let samples = [json!("x"), json!(0), json!(["x"]), json!(true)];
+    let mut refused = None;
+    for sample in &samples {
+        match fits(sample) {
+            None => return Some(filter.clone()),
+            Some(issues) => refused = refused.or(Some(issues)),
+        }
+    }
+    for issue in refused.unwrap_or_default() {
+        faults.push(GrantFault::new(format!("where.{}", issue.field), issue.message));
+    }
+    None
+}
+
+/// The filter with a value in the place of every reference.
+fn sampled(filter: &Map<String, Value>, sample: &Value) -> Map<String, Value> {
+    fn replace(value: &Value, sample: &Value) -> Value {
+        match value {
+            Value::String(text) if text.trim().starts_with("{{") && text.trim().ends_with("}}") => sample.clone(),
+            Value::Array(items) => items.iter().map(|item| replace(item, sample)).collect(),
+            Value::Object(members) => Value::Object(members.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+        }
+    }
+    filter.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()
+}

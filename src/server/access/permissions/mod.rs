@@ -1,0 +1,14 @@
+//! Permissions: what roles allow.
+//!
+//! A [`Grant`] says what is allowed, where, and with how much of it. For somebody who is logged in it becomes an
+//! [`Allowance`], in which the session's own values stand. The rules of the configuration are grants to roles
+//! ([`Permissions`]); so are the permissions that roles of our own users hold.
+
+mod grant;
+mod pattern;
+mod policy;
+mod template;
+
+pub use self::policy::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
+
+pub(crate) use self::grant::{Allowance, Grant, GrantFault, best};

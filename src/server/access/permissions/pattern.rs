@@ -1,0 +1,39 @@
+//! Patterns of operations and topics: `*`, `prefix.*`, or a name as it stands.
+
+/// Whether a pattern stands for a name.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    if pattern == "*" {
+        return true;
+    }
+    match pattern.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('.') => name.starts_with(prefix),
+        Some(_) | None => pattern == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything_alone_or_behind_a_dot_and_nowhere_else() {
+        let table = [
+            ("*", "store.get", true),
+            ("store.*", "store.get", true),
+            ("store.*", "store.a.b", true),
+            ("store.*", "store", false),
+            ("store.*", "stores.get", false),
+            ("store.get", "store.get", true),
+            ("store.get", "store.getAll", false),
+            ("store.g*", "store.get", false),
+            ("store.g*", "store.g*", true),
+            ("*.get", "store.get", false),
+            ("Store.get", "store.get", false),
+            (".*", ".x", true),
+            ("", "", true),
+        ];
+        for (pattern, name, expected) in table {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}
