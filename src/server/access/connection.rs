@@ -84,6 +84,14 @@ impl Access {
         Self::new(authority, Arc::default(), place, outbox, IpAddr::from([127, 0, 0, 1]), None)
     }
 
+    /// The same, with so much time to log in.
+    #[cfg(test)]
+    pub(crate) fn of_nobody_until(authority: Arc<dyn Authority>, end_ms: u64) -> Self {
+        let mut access = Self::of_nobody(authority);
+        access.log_in_by = Some(end_ms).filter(|_| access.authority.requires_login());
+        access
+    }
+
     pub(crate) fn authority(&self) -> &Arc<dyn Authority> {
         &self.authority
     }
