@@ -124,6 +124,12 @@ impl Access {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
     }
 
+    /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
+    /// they are, nothing can.
+    pub(crate) fn may_have_changed(&self) -> bool {
+        self.login.is_some() || self.authority.version() != self.seen
+    }
+
     /// Brings login and rights up to date. `used` tells whether that is because of a request.
     pub(crate) fn refresh(&mut self, now_ms: u64, used: bool) -> Change {
         // Before anything is asked: what changes meanwhile is seen the next time.
