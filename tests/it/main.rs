@@ -17,4 +17,5 @@ mod readme;
 mod resuming;
 mod shutdown;
 mod tidy;
+mod tokens;
 mod vectors;
