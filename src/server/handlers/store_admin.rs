@@ -61,7 +61,7 @@ struct Sight<'c> {
 
 impl<'c> Sight<'c> {
     fn new(call: &Call<'c, '_>) -> Self {
-        let is_free = !call.access.is_on();
+        let is_free = !call.access.authority().is_on();
         Self {
             access: call.access,
             operation: call.operation,
