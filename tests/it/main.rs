@@ -10,6 +10,7 @@ mod conformance;
 mod durability;
 mod embedding;
 mod every_operation;
+mod guarded_views;
 mod http;
 mod live_queries;
 mod live_views;
