@@ -11,6 +11,7 @@ mod durability;
 mod embedding;
 mod every_operation;
 mod guarded_views;
+mod guards;
 mod http;
 mod live_queries;
 mod live_views;
