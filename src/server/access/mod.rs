@@ -9,6 +9,8 @@
 
 mod authority;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod deadlines;
 mod open;
 mod permissions;
