@@ -11,7 +11,7 @@
 //! # }
 //! ```
 
-mod access;
+pub(crate) mod access;
 mod admission;
 mod authority;
 mod bootstrap;
