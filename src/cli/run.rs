@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use super::args::Args;
-use super::{logging, serve};
+use super::args::{Args, Command};
+use super::{logging, serve, token};
 use crate::server::config::Resolved;
 
 /// A fault at run time that the server cannot survive.
@@ -30,6 +30,12 @@ pub fn run() -> ExitCode {
 fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
     if let Some(shell) = args.completions {
         return print(&completions(shell));
+    }
+    if let Some(Command::Token(order)) = &args.command {
+        return match token::make(order, variables) {
+            Ok(token) => print(format!("{}\n", token.expose()).as_bytes()),
+            Err(problem) => complain(&problem, BAD_CONFIGURATION),
+        };
     }
     let Resolved { config, log, warnings } = match args.sources(variables).resolve() {
         Ok(resolved) => resolved,
