@@ -116,6 +116,11 @@ impl Access {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
     }
 
+    /// Whether the session has run out and nobody was told yet.
+    pub(crate) fn has_just_expired(&self) -> bool {
+        self.expiry_is_news
+    }
+
     /// Brings login and rights up to date. `used` tells whether that is because of a request.
     pub(crate) fn refresh(&mut self, now_ms: u64, used: bool) -> Change {
         // Before anything is asked: what changes meanwhile is seen the next time.

@@ -4,6 +4,7 @@
 //! query is there, whether filter and data are valid. The first problem is the answer.
 
 mod answer;
+mod audit;
 mod auth;
 mod encode;
 mod failure;
@@ -11,6 +12,7 @@ mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod limits;
+mod recording;
 mod request_key;
 mod server_info;
 mod store_admin;
@@ -20,6 +22,8 @@ mod subscriptions;
 mod transaction;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -28,14 +32,15 @@ use std::sync::atomic::AtomicUsize;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-pub use self::answer::{Completion, Handled, PendingAnswer};
-use self::answer::{Effect, Success};
+pub use self::answer::{Completion, Finished, Handled, PendingAnswer};
+use self::answer::{Effect, Success, WriteAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
 use crate::server::access::{Access, Change, Login, Principal, Scope};
+use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
@@ -64,6 +69,8 @@ pub struct HandlerContext {
     pub parts: Vec<Part>,
     /// How many reads of many rows may be under way at once, on threads of their own.
     pub long_reads: Arc<Semaphore>,
+    /// Where it is written down who did what, if that is asked for.
+    pub(crate) audit: Option<Arc<AuditLog>>,
 }
 
 /// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
@@ -77,6 +84,8 @@ pub struct Session {
     figures: Arc<ConnectionFigures>,
     /// Whether another user is logged in than whoever counts requests knows.
     user_is_news: bool,
+    /// What goes along with the request that is being carried out alone, where it is recorded.
+    trace: Option<Box<Trace>>,
 }
 
 impl Session {
@@ -91,6 +100,7 @@ impl Session {
             scope: Scope::Everything,
             figures,
             user_is_news: false,
+            trace: None,
         }
     }
 
@@ -99,21 +109,24 @@ impl Session {
     /// # Errors
     /// The answer to it.
     pub fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
-        let change = self.access.refresh(wall_clock_ms(), true);
+        let change = self.refresh(wall_clock_ms(), true);
         self.follow(change);
         match self.access.admit(request, &self.context.store.snapshot()) {
             Ok(scope) => {
                 self.scope = scope;
                 Ok(())
             }
-            Err(failure) => Err(failure.answer(request.id(), self.context.expose_error_details)),
+            Err(failure) => {
+                self.record_refusal(request, &failure);
+                Err(failure.answer(request.id(), self.context.expose_error_details))
+            }
         }
     }
 
     /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.
     pub fn recheck(&mut self) -> Option<CloseCode> {
         let now = wall_clock_ms();
-        let change = self.access.refresh(now, false);
+        let change = self.refresh(now, false);
         self.follow(change);
         if self.access.is_overdue(now) {
             return Some(CloseCode::Unauthenticated);
@@ -152,17 +165,20 @@ impl Session {
 
     /// Carries out a request, or begins to.
     pub fn handle(&mut self, request: &Request<'_>) -> Handled {
+        if let Some(trace) = self.trace_of(request) {
+            return self.handle_recorded(request, trace);
+        }
         self.dispatch(request)
             .unwrap_or_else(|failure| Handled::Answer(failure.answer(request.id(), self.context.expose_error_details)))
     }
 
-    /// Ends a request that was carried out alone. Gives its answer.
-    pub fn complete(&mut self, mut completion: Completion) -> Vec<u8> {
+    /// Ends a request that was carried out alone. Gives its answer, where nothing has to be waited for any more.
+    pub fn complete(&mut self, mut completion: Completion) -> Finished<Completion> {
         match std::mem::replace(&mut completion.effect, Effect::Nothing) {
             Effect::Nothing => {}
             Effect::Opened(opened) => {
                 // What was allowed when it was asked for may not be allowed any more.
-                let change = self.access.refresh(wall_clock_ms(), false);
+                let change = self.refresh(wall_clock_ms(), false);
                 self.follow(change);
                 if opened.holds(&self.access, &self.context.store.snapshot()) {
                     self.subscriptions.add(opened);
@@ -176,13 +192,17 @@ impl Session {
                 self.follow(change);
             }
         }
-        completion.encode(self.context.expose_error_details)
+        let waits = self.trace.take().and_then(|trace| self.record_completion(*trace, &mut completion));
+        match waits {
+            Some(work) => Finished::Waits(work),
+            None => Finished::Answer(completion.encode(self.context.expose_error_details)),
+        }
     }
 
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
     /// that, nothing comes for it any more.
     pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        let change = self.access.refresh(wall_clock_ms(), false);
+        let change = self.refresh(wall_clock_ms(), false);
         self.follow(change);
         self.subscriptions.message(subscription, update, self.context.overview.counters())
     }
@@ -292,7 +312,7 @@ impl Session {
             | Operation::IdentityMyAccess
             | Operation::IdentityGetOwner
             | Operation::IdentityTransferOwner => Err(Failure::absent(Part::Identity)),
-            Operation::AuditQuery => Err(Failure::absent(Part::Audit)),
+            Operation::AuditQuery => audit::query(call),
             // The connection takes batches apart, so that only one within another comes here.
             Operation::Batch => Err(Failure::new(
                 ErrorCode::ValidationError,
@@ -336,12 +356,12 @@ impl Call<'_, '_> {
             None => store.submit(operation)?,
             Some(key) => store.submit_once(operation, key.clone())?,
         };
-        Ok(Handled::Pending(PendingAnswer {
+        Ok(Handled::Pending(PendingAnswer::Write(WriteAnswer {
             commit,
             success,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,
-        }))
+        })))
     }
 
     /// An answer of any shape.
