@@ -65,6 +65,7 @@ impl Authority for Tokens {
                 principal: Arc::new(Principal::new(role.clone(), [role])),
                 token: digest,
                 session: Some("public-name".into()),
+                proof: None,
             })
         })
     }
