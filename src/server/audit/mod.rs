@@ -97,7 +97,12 @@ impl AuditLog {
             Added::Repeated(None) => return None,
         };
         // Under the lock, so that the file has them in the order of their ids.
-        self.file.as_ref().and_then(|file| file.append(entry, must_be_durable))
+        let file = self.file.as_ref()?;
+        if rings.may_be_written(&entry) {
+            return file.append(entry, must_be_durable);
+        }
+        file.miss();
+        None
     }
 
     /// The number of entries in memory.

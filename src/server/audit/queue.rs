@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
@@ -86,7 +87,7 @@ impl FileQueue {
         });
         let writer = Writer {
             file,
-            shared: Arc::clone(&shared),
+            shared: Over(Arc::clone(&shared)),
         };
         thread::Builder::new().name("noex-audit".to_owned()).spawn(move || writer.run())?;
         Ok(Self(shared))
@@ -112,6 +113,11 @@ impl FileQueue {
         drop(waiting);
         self.0.news.notify_one();
         (must_be_durable || bytes > FULL_BYTES).then(|| self.until(move |progress| progress.durable >= id))
+    }
+
+    /// Learns of an entry that is not to be written: only that there was one.
+    pub(super) fn miss(&self) {
+        self.0.waiting.lock().missed += 1;
     }
 
     /// Writes what waits, and ends. Returns when that is done, or has failed.
@@ -152,8 +158,26 @@ impl Drop for FileQueue {
 
 /// The thread that writes.
 struct Writer {
+    // Closed before anybody is told that the thread is over: it may be opened again at once.
     file: Box<dyn Append>,
-    shared: Arc<Shared>,
+    shared: Over,
+}
+
+/// Tells that the thread is over when it is dropped. Also where the thread panics: nobody is to wait for ever.
+struct Over(Arc<Shared>);
+
+impl Deref for Over {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.progress.send_modify(|progress| progress.is_over = true);
+    }
 }
 
 impl Writer {
@@ -169,9 +193,12 @@ impl Writer {
     /// All that waits, as soon as anything does; none when nothing will come any more.
     fn next(&self) -> Option<(Vec<Arc<Entry>>, u64)> {
         let mut waiting = self.shared.waiting.lock();
-        while waiting.entries.is_empty() && waiting.missed == 0 {
-            if waiting.is_closed {
+        while waiting.entries.is_empty() {
+            if waiting.is_closed && waiting.missed == 0 {
                 return None;
+            }
+            if waiting.is_closed {
+                break;
             }
             self.shared.news.wait(&mut waiting);
         }
@@ -225,12 +252,5 @@ impl Writer {
             }
             progress.is_failing = false;
         });
-    }
-}
-
-impl Drop for Writer {
-    /// Also where it panics: nobody is to wait for ever.
-    fn drop(&mut self) {
-        self.shared.progress.send_modify(|progress| progress.is_over = true);
     }
 }

@@ -16,6 +16,10 @@ use crate::protocol::ErrorCode;
 /// How long the same from the same stranger counts as one, from the first time.
 const REPEAT_MS: u64 = 10 * 60 * 1000;
 
+/// How many lines a minute strangers may cause in the file, where they could push out the traces of others by the mere
+/// number of files. More are counted there, and kept in memory alone.
+const STRANGER_LINES_PER_MINUTE: u32 = 120;
+
 /// How many entries are looked at in one go. Nobody can record anything meanwhile.
 const LOOK_ENTRIES: usize = 512;
 
@@ -94,6 +98,8 @@ pub(super) struct Rings {
     max_entries: usize,
     max_bytes: usize,
     last_id: u64,
+    /// The minute of which the lines of strangers are counted, and how many there are.
+    stranger_lines: (u64, u32),
 }
 
 impl Rings {
@@ -107,7 +113,22 @@ impl Rings {
             max_entries,
             max_bytes,
             last_id,
+            stranger_lines: (0, 0),
         }
+    }
+
+    /// Whether an entry may have a line in the file, as far as the number of those of strangers goes.
+    pub(super) fn may_be_written(&mut self, entry: &Entry) -> bool {
+        if entry.ring != Ring::Strangers {
+            return true;
+        }
+        let minute = entry.last_timestamp() / 60_000;
+        let (counted, lines) = &mut self.stranger_lines;
+        if *counted != minute {
+            (*counted, *lines) = (minute, 0);
+        }
+        *lines = lines.saturating_add(1);
+        *lines <= STRANGER_LINES_PER_MINUTE
     }
 
     pub(super) fn len(&self) -> usize {

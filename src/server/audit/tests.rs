@@ -470,3 +470,34 @@ async fn a_closed_log_has_everything_in_its_file_and_is_opened_with_higher_ids()
     assert!(ids.is_sorted_by(|a, b| a < b));
     assert!(ids[0] > 1 << 50 && ids[199] < 1 << 53, "exact in every client's numbers");
 }
+
+#[tokio::test]
+async fn strangers_cannot_fill_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let log = AuditLog::open(&AuditConfig {
+        file: Some(path.clone()),
+        ..AuditConfig::default()
+    })
+    .unwrap();
+    let at = |timestamp, n: u32| Entry {
+        timestamp,
+        ..entry(Ring::Strangers, &n.to_string())
+    };
+    for n in 0..500 {
+        log.record(at(60_000, n));
+    }
+    log.record(at(120_000, 500));
+    log.record(entry(Ring::Administration, "a"));
+    log.close().await;
+    let (lines, _) = chained(&path, origin());
+    let missed: u64 = lines
+        .iter()
+        .filter(|line| line["operation"] == "audit.missed")
+        .map(|line| line["count"].as_u64().unwrap())
+        .sum();
+    let written: Vec<&str> = lines.iter().filter_map(|line| line["resource"].as_str()).collect();
+    assert_eq!((missed, written.len()), (500 - 120, 122));
+    assert_eq!(written[119..], ["119", "500", "a"]);
+    assert_eq!(log.len(), 502);
+}

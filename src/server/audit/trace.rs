@@ -12,7 +12,7 @@ use super::rings::ring_of;
 use super::selection::Selection;
 use super::subject::{Subject, subject};
 use super::{AuditLog, Durable};
-use crate::protocol::{ConnectionId, Request};
+use crate::protocol::{ConnectionId, ErrorCode, Request};
 use crate::server::access::{Access, Login};
 use crate::server::handlers::Failure;
 use crate::server::wall_clock_ms;
@@ -75,6 +75,22 @@ pub(crate) struct Trace {
     started: Option<Instant>,
 }
 
+/// What is recorded of a request that did not succeed.
+#[derive(Clone, Copy)]
+struct Fault<'f> {
+    code: Option<ErrorCode>,
+    text: &'f str,
+}
+
+impl<'f> From<&'f Failure> for Fault<'f> {
+    fn from(failure: &'f Failure) -> Self {
+        Self {
+            code: Some(failure.code()),
+            text: failure.recorded(),
+        }
+    }
+}
+
 /// Who is logged in afterwards.
 struct After {
     user_id: Option<String>,
@@ -128,17 +144,17 @@ impl Trace {
     pub(crate) fn refused(mut self, failure: &Failure, access: &Access) {
         self.started = None;
         // A refusal changes nothing: nobody has to wait for the disk because of it.
-        drop(self.record(After::of(access), Err(failure), true));
+        drop(self.record(After::of(access), Err(failure.into()), true));
     }
 
     /// Records what came of the request. Gives what the answer has to wait for.
     pub(crate) fn finish(mut self, access: &Access, outcome: Result<(), &Failure>) -> Option<Durable> {
-        self.record(After::of(access), outcome, false)
+        self.record(After::of(access), outcome.map_err(Fault::from), false)
     }
 
     /// Records what came of a request that logs nobody in or out.
     pub(crate) fn finish_of_same_user(mut self, outcome: Result<(), &Failure>) -> Option<Durable> {
-        self.record(self.unchanged(), outcome, false)
+        self.record(self.unchanged(), outcome.map_err(Fault::from), false)
     }
 
     fn unchanged(&self) -> After {
@@ -148,7 +164,7 @@ impl Trace {
         }
     }
 
-    fn record(&mut self, after: After, outcome: Result<(), &Failure>, is_refused: bool) -> Option<Durable> {
+    fn record(&mut self, after: After, outcome: Result<(), Fault<'_>>, is_refused: bool) -> Option<Durable> {
         let subject = self.subject.take()?;
         let result = if outcome.is_ok() { Verdict::Success } else { Verdict::Error };
         let is_stranger = self.origin.knows_logins && self.origin.actor.is_none() && after.user_id.is_none();
@@ -162,8 +178,8 @@ impl Trace {
             operation: self.operation.clone(),
             resource: subject.resource,
             result,
-            error: outcome.err().map(|failure| bounded(failure.recorded())),
-            code: outcome.err().map(Failure::code),
+            error: outcome.err().map(|fault| bounded(fault.text)),
+            code: outcome.err().and_then(|fault| fault.code),
             details: subject.details,
             remote_address: self.origin.address,
             actor: self.origin.actor.clone(),
@@ -192,8 +208,11 @@ impl After {
 impl Drop for Trace {
     fn drop(&mut self) {
         if self.subject.is_some() {
-            let failure = Failure::new(crate::protocol::ErrorCode::InternalError, UNKNOWN_OUTCOME);
-            drop(self.record(self.unchanged(), Err(&failure), false));
+            let fault = Fault {
+                code: None,
+                text: UNKNOWN_OUTCOME,
+            };
+            drop(self.record(self.unchanged(), Err(fault), false));
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct Failure {
     message: Cow<'static, str>,
     details: Option<Value>,
     /// What is recorded in the place of the message, where that quotes data.
-    recorded: Option<Cow<'static, str>>,
+    recorded: Option<Box<str>>,
 }
 
 impl Failure {
@@ -139,7 +139,7 @@ impl From<StoreError> for Failure {
 
 /// What may be written down of an error whose text quotes values of a record, or what else a request has brought. Names
 /// and keys of records may.
-fn without_data(error: &StoreError) -> Option<Cow<'static, str>> {
+fn without_data(error: &StoreError) -> Option<Box<str>> {
     if let StoreError::UniqueViolation { bucket, field, .. } = error {
         return Some(format!("Unique constraint violation in bucket \"{bucket}\": field \"{field}\"").into());
     }
