@@ -26,6 +26,7 @@ pub mod fuzzing {
 }
 mod handlers;
 mod http;
+mod identity;
 mod listener;
 mod shutdown;
 #[cfg(test)]
@@ -47,7 +48,7 @@ pub use config::Config;
 pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
-use self::access::Open;
+use self::access::{Authority, Open, Presence};
 use self::admission::Gatekeeper;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
@@ -116,6 +117,7 @@ impl NoexServer {
         let port = gate.local_address().port();
         let context = Arc::new(handler_context(store.clone(), &config, &registry, port));
         let overview = Arc::clone(&context.overview);
+        let authority = authority(&config, &store, overview.presence()).await?;
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
@@ -129,7 +131,7 @@ impl NoexServer {
                 farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
                 sessions: StoreSessions {
                     context,
-                    authority: Arc::new(Open),
+                    authority,
                     presence: Arc::clone(overview.presence()),
                     deadlines: Arc::default(),
                     log_in_within: config.connection_limits.unauthenticated_timeout,
@@ -256,6 +258,13 @@ impl fmt::Debug for NoexServer {
             .field("connections", &self.connection_count())
             .finish_non_exhaustive()
     }
+}
+
+/// What decides who somebody is and what they may do.
+async fn authority(config: &Config, store: &Store, presence: &Arc<Presence>) -> Result<Arc<dyn Authority>, StartError> {
+    let Some(auth) = &config.auth else { return Ok(Arc::new(Open)) };
+    let built_in = identity::start(auth, store, presence).await?;
+    Ok(built_in.unwrap_or_else(|| Arc::new(Open)))
 }
 
 /// What the sessions share on a server that listens on `port` and keeps its connections in `registry`.
