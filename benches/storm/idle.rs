@@ -55,7 +55,7 @@ pub async fn measure(connections: usize, seconds: u64) -> Result<(), String> {
     server.stop().await
 }
 
-async fn open_all(port: u16, connections: usize) -> Result<Vec<Connection>, String> {
+pub async fn open_all(port: u16, connections: usize) -> Result<Vec<Connection>, String> {
     let mut opening = JoinSet::new();
     let mut opened = Vec::with_capacity(connections);
     for _ in 0..connections {

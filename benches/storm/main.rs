@@ -5,6 +5,7 @@
 //! cargo bench --bench storm -- resume --clients 2000 --records 1000
 //! cargo bench --bench storm -- delta --records 10000
 //! cargo bench --bench storm -- idle --connections 10000
+//! cargo bench --bench storm -- leave --connections 10000
 //! ```
 //!
 //! Each part starts the built server as a process of its own and prints a few lines. A part that finds something wrong
@@ -16,6 +17,7 @@ mod support;
 
 mod delta;
 mod idle;
+mod leave;
 mod resume;
 
 use std::process::ExitCode;
@@ -67,6 +69,12 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Latencies of some clients while all others end their connections in one moment.
+    Leave {
+        /// How many leave.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +82,7 @@ fn main() -> ExitCode {
         println!("cargo bench --bench storm -- resume [--clients 2000] [--records 1000] [--away-ms 1000]");
         println!("cargo bench --bench storm -- delta [--records 10000] [--pushes 250]");
         println!("cargo bench --bench storm -- idle [--connections 10000] [--seconds 60]");
+        println!("cargo bench --bench storm -- leave [--connections 10000]");
         println!("Every client needs a file descriptor, here and in the server: ulimit -n 65536");
         return ExitCode::SUCCESS;
     };
@@ -83,6 +92,7 @@ fn main() -> ExitCode {
             Part::Resume { clients, records, away_ms } => resume::measure(clients, records, away_ms).await,
             Part::Delta { records, pushes } => delta::measure(records, pushes).await,
             Part::Idle { connections, seconds } => idle::measure(connections, seconds).await,
+            Part::Leave { connections } => leave::measure(connections).await,
         }
     });
     match outcome {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser};
 use clap_complete::Shell;
 
-use crate::server::config::Sources;
+use crate::server::config::{Secret, Sources};
 
 const AFTER_HELP: &str = "\
 A value comes from its flag, else from its environment variable (NOEX_ and the key in upper snake case, such as
@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "PORT", allow_hyphen_values = true)]
     port: Option<String>,
 
-    /// Address to listen on [default: 127.0.0.1]
+    /// Address to listen on [default: 127.0.0.1, with logins 0.0.0.0]
     #[arg(short = 'H', long, value_name = "ADDRESS")]
     host: Option<String>,
 
@@ -61,6 +61,18 @@ pub(super) struct Args {
     /// Most connections of one address [default: no limit]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     max_connections_per_ip: Option<String>,
+
+    /// Log in before anything else, as a user that the server keeps
+    #[arg(long)]
+    auth: bool,
+
+    /// Secret that the first administrator is made with, 32 bytes or more; better in NOEX_ADMIN_SECRET
+    #[arg(long, value_name = "SECRET")]
+    admin_secret: Option<Secret>,
+
+    /// Record who did what
+    #[arg(long)]
+    audit: bool,
 
     /// Shape of log lines: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
@@ -104,13 +116,7 @@ struct UnusableFlags {
     #[arg(long, hide = true, num_args = 0..=1)]
     db: Option<Option<String>>,
     #[arg(long, hide = true)]
-    auth: bool,
-    #[arg(long, hide = true, num_args = 0..=1)]
-    admin_secret: Option<Option<String>>,
-    #[arg(long, hide = true)]
     no_rules: bool,
-    #[arg(long, hide = true)]
-    audit: bool,
 }
 
 impl Args {
@@ -134,7 +140,7 @@ impl Args {
     }
 
     /// Every flag that carries a value of the configuration, with its key.
-    fn values(&self) -> [(&'static str, &'static str, Option<&str>); 11] {
+    fn values(&self) -> [(&'static str, &'static str, Option<&str>); 14] {
         [
             ("--port", "port", self.port.as_deref()),
             ("--host", "host", self.host.as_deref()),
@@ -149,6 +155,9 @@ impl Args {
                 "maxConnectionsPerIp",
                 self.max_connections_per_ip.as_deref(),
             ),
+            ("--auth", "auth", self.auth.then_some("true")),
+            ("--admin-secret", "adminSecret", self.admin_secret.as_ref().map(Secret::expose)),
+            ("--audit", "audit", self.audit.then_some("true")),
             ("--log-format", "logFormat", self.log_format.as_deref()),
             ("--log-level", "logLevel", self.log_level.as_deref()),
         ]
@@ -156,7 +165,7 @@ impl Args {
 }
 
 impl UnusableFlags {
-    fn all(&self) -> [(&'static str, bool, &'static str); 7] {
+    fn all(&self) -> [(&'static str, bool, &'static str); 4] {
         [
             ("--admin-port", self.admin_port.is_some(), "is not available in this version"),
             (
@@ -170,21 +179,10 @@ impl UnusableFlags {
                 "no flag of this server; use --data-dir, the directory where data is kept",
             ),
             (
-                "--auth",
-                self.auth,
-                "is not available in this version; let only those reach the server who may use it",
-            ),
-            (
-                "--admin-secret",
-                self.admin_secret.is_some(),
-                "is not available in this version, which knows no authentication",
-            ),
-            (
                 "--no-rules",
                 self.no_rules,
                 "not needed: rules are not available in this version; leave the flag out",
             ),
-            ("--audit", self.audit, "is not available in this version; leave the flag out"),
         ]
     }
 }
@@ -194,7 +192,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::server::config::{Config, Storage};
+    use crate::server::config::{AuditConfig, AuthConfig, BuiltInConfig, Config, Storage};
 
     fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["noex-server"].iter().chain(arguments))
@@ -253,6 +251,9 @@ mod tests {
             "--no-error-details",
             "--allowed-origins=null",
             "--max-connections-per-ip=2",
+            "--auth",
+            "--admin-secret=0123456789abcdef0123456789abcdef",
+            "--audit",
             "--log-format=json",
             "--log-level=off",
             "--apply",
@@ -266,6 +267,14 @@ mod tests {
             expose_error_details: false,
             allowed_origins: Some(vec!["null".to_owned()]),
             max_connections_per_ip: Some(2),
+            auth: Some(AuthConfig {
+                built_in: Some(BuiltInConfig {
+                    admin_secret: Some("0123456789abcdef0123456789abcdef".into()),
+                    ..BuiltInConfig::default()
+                }),
+                ..AuthConfig::default()
+            }),
+            audit: Some(AuditConfig::default()),
             apply: true,
             ..Config::default()
         };
@@ -286,18 +295,16 @@ mod tests {
 
     #[test]
     fn flags_of_other_servers_are_answered_with_what_to_use() {
-        let all = [
-            "--persistence",
-            "sqlite",
-            "--db=x.db",
-            "--auth",
-            "--admin-secret=s",
-            "--no-rules",
-            "--audit",
-            "--admin-port=1",
-        ];
+        let all = ["--persistence", "sqlite", "--db=x.db", "--no-rules", "--admin-port=1"];
         insta::assert_snapshot!(fault(&all));
         assert!(fault(&["--persistence"]).contains("--durability"));
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_not_shown() {
+        let args = parse(&["--auth", "--admin-secret=too-short"]).unwrap();
+        assert!(!format!("{args:?}").contains("too-short"));
+        assert!(!fault(&["--auth", "--admin-secret=too-short"]).contains("too-short"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::server::config::{Config, Storage, SyncPolicy};
+use crate::server::config::{AuditConfig, AuthConfig, Config, Storage, SyncPolicy};
 
 /// The banner. Its first line with `ws://` ends in the real port: scripts read it.
 pub(super) fn banner(config: &Config, address: SocketAddr) -> String {
@@ -27,7 +27,8 @@ pub(super) fn banner(config: &Config, address: SocketAddr) -> String {
         ("Path", config.path.clone()),
         ("Data", data),
         ("Durability", durability),
-        ("Auth", "disabled".to_owned()),
+        ("Auth", config.auth.as_ref().map_or_else(|| "disabled".to_owned(), logins)),
+        ("Audit", config.audit.as_ref().map_or_else(|| "disabled".to_owned(), audit)),
         (
             "Error details",
             if config.expose_error_details { "exposed" } else { "hidden" }.to_owned(),
@@ -53,9 +54,30 @@ pub(super) fn banner(config: &Config, address: SocketAddr) -> String {
     banner
 }
 
+/// How people log in.
+fn logins(auth: &AuthConfig) -> String {
+    let ways = [
+        (auth.built_in.is_some(), "built-in users"),
+        (auth.jwt.is_some(), "signed tokens"),
+        (!auth.tokens.is_empty(), "static tokens"),
+        (!auth.required, "not required"),
+    ];
+    let ways = ways.into_iter().filter_map(|(is_on, name)| is_on.then_some(name));
+    ways.collect::<Vec<_>>().join(", ")
+}
+
+fn audit(audit: &AuditConfig) -> String {
+    match &audit.file {
+        None => "enabled".to_owned(),
+        Some(file) => format!("enabled, in {}", file.display()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use crate::server::config::JwtConfig;
 
     use super::*;
 
@@ -82,6 +104,15 @@ mod tests {
             expose_error_details: false,
             allowed_origins: Some(vec!["https://a.example".to_owned(), "null".to_owned()]),
             max_connections_per_ip: Some(8),
+            auth: Some(AuthConfig {
+                required: false,
+                jwt: Some(JwtConfig::default()),
+                ..AuthConfig::default()
+            }),
+            audit: Some(AuditConfig {
+                file: Some("audit.jsonl".into()),
+                ..AuditConfig::default()
+            }),
             ..Config::default()
         };
         insta::assert_snapshot!(banner(&config, (std::net::Ipv6Addr::LOCALHOST, 8080).into()));

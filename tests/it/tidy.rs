@@ -179,10 +179,14 @@ fn every_close_code_is_documented() {
 #[test]
 fn every_configuration_key_is_documented() {
     let manual = read(root().join("docs/CONFIGURATION.md"));
-    let key = Regex::new(r#"(?:name: |[a-z]+!\(\s*)"([a-z]\w*(?:\.\w+)?)""#).expect("a pattern");
-    let table = code_of(&read(root().join("src/server/config/keys.rs")));
-    let keys: BTreeSet<_> = key.captures_iter(&table).map(|found| found[1].to_owned()).collect();
-    assert!(keys.contains("port"), "the keys are found in the source");
+    let key = Regex::new(r#"(?:name: |[a-z_]+!\(\s*)"([a-z]\w*(?:\.\w+)*)""#).expect("a pattern");
+    let tables = files(root().join("src/server/config/keys"), "rs");
+    let tables: String = tables.into_iter().map(|path| code_of(&read(path))).collect();
+    let keys: BTreeSet<_> = key.captures_iter(&tables).map(|found| found[1].to_owned()).collect();
+    assert!(
+        keys.contains("port") && keys.contains("auth.builtIn.argon2.passes"),
+        "the keys are found in the source"
+    );
     for key in keys {
         assert!(manual.contains(&format!("`{key}`")), "{key} is missing in docs/CONFIGURATION.md");
     }

@@ -84,6 +84,14 @@ impl Access {
         Self::new(authority, Arc::default(), place, outbox, IpAddr::from([127, 0, 0, 1]), None)
     }
 
+    /// The same, with so much time to log in.
+    #[cfg(test)]
+    pub(crate) fn of_nobody_until(authority: Arc<dyn Authority>, end_ms: u64) -> Self {
+        let mut access = Self::of_nobody(authority);
+        access.log_in_by = Some(end_ms).filter(|_| access.authority.requires_login());
+        access
+    }
+
     pub(crate) fn authority(&self) -> &Arc<dyn Authority> {
         &self.authority
     }
@@ -114,6 +122,12 @@ impl Access {
     /// Whether nobody has logged in and the time for that is over.
     pub(crate) fn is_overdue(&self, now_ms: u64) -> bool {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
+    }
+
+    /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
+    /// they are, nothing can.
+    pub(crate) fn may_have_changed(&self) -> bool {
+        self.login.is_some() || self.authority.version() != self.seen
     }
 
     /// Brings login and rights up to date. `used` tells whether that is because of a request.

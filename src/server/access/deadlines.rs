@@ -113,7 +113,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let outbox = OutboxHandle::default();
         let (a, b) = (ConnectionId::next(), ConnectionId::next());
-        let mut set = |waiting: &mut Waiting, connection, at| {
+        let set = |waiting: &mut Waiting, connection, at| {
             waiting.remove(connection);
             waiting.by_time.insert((at, connection));
             waiting.by_connection.insert(connection, (at, Arc::downgrade(&outbox)));

@@ -3,11 +3,15 @@
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
-use super::Config;
+use super::draft::Draft;
 use super::fault::{Fault, Place};
 use super::forms::Form;
-use super::keys::{Draft, KEYS, Kind};
+use super::keys::{Kind, Turn, keys};
 use super::names::nearest;
+use super::secrets::{EXPECTED, SECRET_MIN};
+use super::together::disagreements;
+use super::tokens::{checked_permissions, checked_tokens, tokens_refusals};
+use super::{Config, Secret};
 use crate::protocol::{BucketName, Issue, Operation, QueryName};
 use crate::store::query::QueryDefinition;
 use crate::store::state::BucketDefinition;
@@ -16,7 +20,7 @@ use crate::store::state::BucketDefinition;
 const SHOWN_MAX: usize = 60;
 
 /// The most that a request may count for, whatever the quota.
-const WEIGHT_MAX: usize = 1_000_000;
+pub(super) const WEIGHT_MAX: usize = 1_000_000;
 
 /// What is wrong with a value or a part of it.
 pub(super) struct Refusal {
@@ -26,10 +30,26 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn expected(part: impl Into<String>, expected: &str, found: &Value) -> Self {
+    pub(super) fn expected(part: impl Into<String>, expected: &str, found: &Value) -> Self {
         Self {
             part: part.into(),
             message: format!("expected {expected}, found {}", shown(found)),
+        }
+    }
+
+    /// As `expected`, where what was found may be a secret.
+    pub(super) fn hidden(part: impl Into<String>, expected: &str, found: &Value) -> Self {
+        Self {
+            part: part.into(),
+            message: format!("expected {expected}, found {}", kind_of(found)),
+        }
+    }
+
+    /// The refusal of a part as one of the whole.
+    pub(super) fn under(self, path: &str) -> Self {
+        Self {
+            part: format!("{path}{}", self.part),
+            ..self
         }
     }
 }
@@ -46,14 +66,22 @@ impl Kind {
                 .and_then(whole_value)
                 .unwrap_or_else(|| json!(text)),
             Self::Fraction { .. } => text.trim().parse::<f64>().map_or_else(|_| json!(text), |number| json!(number)),
-            Self::Switch { .. } => text.trim().parse::<bool>().map_or_else(|_| json!(text), |yes| json!(yes)),
-            Self::Texts { .. } => text.split(',').map(str::trim).collect(),
-            Self::Text { .. } | Self::Choice { .. } | Self::Weights | Self::Buckets | Self::Queries => json!(text),
+            Self::Switch { .. } | Self::Part { .. } => text.trim().parse::<bool>().map_or_else(|_| json!(text), |yes| json!(yes)),
+            Self::Texts { .. } | Self::Choices { .. } => text.split(',').map(str::trim).collect(),
+            Self::Text { .. }
+            | Self::Secret { .. }
+            | Self::Choice { .. }
+            | Self::Weights
+            | Self::Buckets
+            | Self::Queries
+            | Self::Tokens
+            | Self::Permissions
+            | Self::Rules => json!(text),
         }
     }
 
-    /// Puts a value into the draft, if nothing is wrong with it.
-    pub(super) fn apply(&self, draft: &mut Draft, value: &Value) -> Result<(), Vec<Refusal>> {
+    /// Puts a value that was written at a place into the draft, if nothing is wrong with it.
+    pub(super) fn apply(&self, draft: &mut Draft, place: &Place, value: &Value) -> Result<(), Vec<Refusal>> {
         match self {
             Self::Whole { of, min, max, set, .. } => set(draft, checked_whole(value, of, *min, *max)?),
             Self::Fraction { set, .. } => set(draft, checked_fraction(value)?),
@@ -63,7 +91,13 @@ impl Kind {
             ),
             Self::Text { form, set, .. } => set(draft, checked_text(value, form)?),
             Self::Texts { form, set, .. } => set(draft, checked_texts(value, form)?),
+            Self::Part { turn } => turn(draft, checked_turn(value)?),
+            Self::Secret { sources, .. } => sources(draft).written = Some((checked_secret(value)?, place.clone())),
             Self::Choice { words, set } => set(draft, checked_word(value, words)?),
+            Self::Choices { words, set } => set(draft, &checked_words(value, words)?),
+            Self::Tokens => draft.auth().tokens = checked_tokens(value)?,
+            Self::Permissions => draft.permissions().rules = checked_permissions(value)?,
+            Self::Rules => check_no_rules(value)?,
             Self::Weights => draft.rate_limit().weights = checked_weights(value)?,
             Self::Buckets => draft.config.buckets = checked_definitions(value, "buckets", check_bucket)?,
             Self::Queries => draft.config.queries = checked_definitions(value, "queries", check_query)?,
@@ -81,7 +115,11 @@ impl Kind {
             Self::Text { form, get, .. } => get(config).map_or(Ok(()), |text| checked_text(&json!(text), form).map(drop)),
             Self::Texts { form, get, .. } => get(config).map_or(Ok(()), |texts| checked_texts(&json!(texts), form).map(drop)),
             // Their types hold nothing that could be wrong.
-            Self::Switch { .. } | Self::Choice { .. } => Ok(()),
+            Self::Switch { .. } | Self::Part { .. } | Self::Choice { .. } | Self::Choices { .. } | Self::Permissions | Self::Rules => {
+                Ok(())
+            }
+            Self::Secret { get, .. } => get(config).map_or(Ok(()), check_length),
+            Self::Tokens => all_of(tokens_refusals(config.auth.as_ref().map_or(&[], |auth| &auth.tokens)).into_iter()),
             Self::Weights => {
                 all_of(weights_of(config).flat_map(|(operation, weight)| check_weight(operation.name(), &json!(weight)).err()))
             }
@@ -110,23 +148,10 @@ pub(super) fn faults_of(config: &Config) -> Vec<Fault> {
     };
     let together = disagreements(config);
     let together = together.into_iter().map(|(key, message)| Fault::new(Place::Program(key), message));
-    KEYS.iter().flat_map(faults_of_key).chain(together).collect()
+    keys().flat_map(faults_of_key).chain(together).collect()
 }
 
-/// What is wrong between the values of several keys, each with the key to change.
-pub(super) fn disagreements(config: &Config) -> Vec<(String, String)> {
-    let Some(limit) = &config.rate_limit else { return Vec::new() };
-    let max = limit.max_requests;
-    let beyond = weights_of(config).filter(|(_, weight)| *weight > max && *weight <= WEIGHT_MAX);
-    beyond
-        .map(|(operation, weight)| {
-            let message = format!("expected at most {max}, which is \"rateLimit.maxRequests\", found {weight}: it would never be allowed");
-            (format!("rateLimit.weights.{operation}"), message)
-        })
-        .collect()
-}
-
-fn weights_of(config: &Config) -> impl Iterator<Item = (Operation, usize)> {
+pub(super) fn weights_of(config: &Config) -> impl Iterator<Item = (Operation, usize)> {
     let weights = config.rate_limit.iter().flat_map(|limit| &limit.weights);
     weights.map(|(operation, weight)| (*operation, *weight))
 }
@@ -141,6 +166,18 @@ pub(super) fn shown(value: &Value) -> String {
         Value::String(text) => format!("the text {text:?}"),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// What was found, where it may be a secret.
+pub(super) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -188,18 +225,70 @@ fn checked_texts(value: &Value, form: &Form) -> Result<Vec<String>, Vec<Refusal>
     Ok(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
+fn checked_turn(value: &Value) -> Result<Turn, Vec<Refusal>> {
+    match value.as_bool() {
+        Some(true) => Ok(Turn::On),
+        Some(false) => Ok(Turn::Off),
+        None => Err(vec![Refusal::hidden("", "an object, true or false", value)]),
+    }
+}
+
+fn checked_secret(value: &Value) -> Result<Secret, Vec<Refusal>> {
+    let secret = value.as_str().map(Secret::from);
+    secret.filter(|secret| check_length(secret).is_ok()).ok_or_else(too_short)
+}
+
+fn check_length(secret: &Secret) -> Result<(), Vec<Refusal>> {
+    if secret.expose().len() >= SECRET_MIN {
+        Ok(())
+    } else {
+        Err(too_short())
+    }
+}
+
+fn too_short() -> Vec<Refusal> {
+    vec![Refusal {
+        part: String::new(),
+        message: EXPECTED.to_owned(),
+    }]
+}
+
 fn checked_word<'a>(value: &'a Value, words: &[&str]) -> Result<&'a str, Vec<Refusal>> {
-    let quoted = || words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>();
-    let expected = || {
-        quoted()
-            .split_last()
-            .map(|(last, others)| format!("{} or {last}", others.join(", ")))
-            .unwrap_or_default()
-    };
     value
         .as_str()
         .filter(|word| words.contains(word))
-        .ok_or_else(|| vec![Refusal::expected("", &expected(), value)])
+        .ok_or_else(|| vec![Refusal::expected("", &one_of(words), value)])
+}
+
+fn checked_words<'a>(value: &'a Value, words: &[&str]) -> Result<Vec<&'a str>, Vec<Refusal>> {
+    let expected = one_of(words);
+    let items = value
+        .as_array()
+        .ok_or_else(|| vec![Refusal::expected("", &format!("a list, each item {expected}"), value)])?;
+    let is_word = |item: &Value| item.as_str().is_some_and(|word| words.contains(&word));
+    let wrong = items.iter().enumerate().filter(|(_, item)| !is_word(item));
+    all_of(wrong.map(|(at, item)| Refusal::expected(format!("[{at}]"), &expected, item)))?;
+    Ok(items.iter().filter_map(Value::as_str).collect())
+}
+
+fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    quoted
+        .split_last()
+        .map(|(last, others)| format!("{} or {last}", others.join(", ")))
+        .unwrap_or_default()
+}
+
+/// An empty list is let through: files of other servers of the protocol have it.
+fn check_no_rules(value: &Value) -> Result<(), Vec<Refusal>> {
+    match value.as_array() {
+        Some(rules) if rules.is_empty() => Ok(()),
+        Some(_) | None => Err(vec![Refusal::expected(
+            "",
+            "an empty list, for this version has no rule engine",
+            value,
+        )]),
+    }
 }
 
 fn checked_definitions<N>(

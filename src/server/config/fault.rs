@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, and where.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,25 @@ pub enum Place {
 }
 
 impl Place {
+    /// The place of a key in the file, or in the program where there is no file.
+    pub(super) fn of_key(file: Option<&Path>, key: impl Into<String>) -> Self {
+        match file {
+            Some(file) => Self::File {
+                file: file.to_owned(),
+                key: key.into(),
+            },
+            None => Self::Program(key.into()),
+        }
+    }
+
+    /// The key, where the place is one.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::File { key, .. } | Self::Program(key) => Some(key),
+            Self::Flag(_) | Self::Variable(_) => None,
+        }
+    }
+
     /// The place of a part of the value: `.name` or `[2]` added to the key of a file or a program; a flag or a
     /// variable is one place, whatever it lists.
     #[must_use]

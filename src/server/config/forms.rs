@@ -55,6 +55,31 @@ pub(super) static NETWORK: Form = Form {
     fits: |text| text.parse::<Network>().is_ok(),
 };
 
+pub(super) static FILE: Form = Form {
+    name: "a file",
+    fits: |text| !text.is_empty() && !text.contains('\0'),
+};
+
+pub(super) static VARIABLE: Form = Form {
+    name: "the name of an environment variable",
+    fits: |text| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_'),
+};
+
+pub(super) static ROLE: Form = Form {
+    name: "the name of a role, 1 to 256 bytes",
+    fits: |text| (1..=256).contains(&text.len()),
+};
+
+pub(super) static CLAIM: Form = Form {
+    name: "the name of a claim, 1 to 256 bytes",
+    fits: |text| (1..=256).contains(&text.len()),
+};
+
+pub(super) static TEXT: Form = Form {
+    name: "a text of 1 to 2048 bytes",
+    fits: |text| (1..=2048).contains(&text.len()),
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +106,11 @@ mod tests {
             &["", "live", "/a b", "/live?x", "/live#x", "/é"],
         );
         check(&NAME, &["desk-7", "é"], &["", "a\nb"]);
+        check(&FILE, &["key.pem", "/run/secrets/noex"], &["", "a\0b"]);
+        check(&VARIABLE, &["NOEX_JWT_SECRET", "s3"], &["", "A-B", "$A", "A=B"]);
+        check(&ROLE, &["clerk", "Lesende Gäste"], &["", &"x".repeat(257)]);
+        check(&CLAIM, &["sub", "https://a.example/roles"], &["", &"x".repeat(257)]);
+        check(&TEXT, &["*", "https://issuer.example"], &["", &"x".repeat(2049)]);
         check(&DIRECTORY, &["./noex-data", "/var/lib/noex"], &["", "a\0b"]);
         check(
             &ORIGIN,

@@ -1,18 +1,25 @@
 //! The configuration: what the server runs with, and how it is put together from a file, the environment and flags.
 //!
 //! Two steps. [`Sources`] holds everything as it was written; [`Sources::resolve`] checks all of it against the one
-//! table of keys (`keys.rs`) and gives a [`Resolved`] configuration or every fault at once. A program that embeds the
+//! table of keys (`keys/`) and gives a [`Resolved`] configuration or every fault at once. A program that embeds the
 //! server needs neither: it fills in a [`Config`], which is checked against the same table when the server starts.
 
+#[cfg(test)]
+mod access_tests;
 mod auth;
 mod check;
+mod draft;
 mod fault;
 mod forms;
 mod keys;
 mod names;
 mod raw;
+mod resolution;
+mod secrets;
 #[cfg(test)]
 mod tests;
+mod together;
+mod tokens;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,8 +47,8 @@ pub use crate::store::StoreLimits;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The address or host name to listen on. Default `127.0.0.1`: this version knows no authentication, so that
-    /// listening openly has to be asked for.
+    /// The address or host name to listen on. Default `127.0.0.1`: listening openly has to be asked for. (By a file or
+    /// flags that turn on authentication and name no host, the server listens on `0.0.0.0`.)
     pub host: String,
     /// The TCP port, 0 to 65,535. Default 8080; 0 picks a free one.
     pub port: u16,
@@ -234,6 +241,8 @@ pub enum LogLevel {
 }
 
 impl Config {
+    /// The address listened on unless another is named.
+    pub const DEFAULT_HOST: &str = "127.0.0.1";
     /// The port listened on unless another is named.
     pub const DEFAULT_PORT: u16 = 8080;
     /// The directory used unless another is named.
@@ -262,7 +271,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            host: "127.0.0.1".to_owned(),
+            host: Self::DEFAULT_HOST.to_owned(),
             port: Self::DEFAULT_PORT,
             path: "/".to_owned(),
             name: "noex-server".to_owned(),

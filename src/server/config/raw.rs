@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::check::{disagreements, shown};
+use super::check::shown;
 use super::fault::{ConfigError, Fault, Place};
-use super::keys::{Draft, KEYS, Key, LATER, REPLACED};
-use super::names::{VARIABLE_PREFIX, nearest, variable_of};
+use super::names::VARIABLE_PREFIX;
+use super::resolution::Resolution;
 use super::{Config, LogConfig};
-
-const NOT_AVAILABLE: &str = "is not available in this version";
 
 /// Where a configuration comes from: a file, the environment and flags, each winning over the ones before it.
 ///
@@ -23,7 +22,7 @@ const NOT_AVAILABLE: &str = "is not available in this version";
 /// assert_eq!(sources.resolve()?.config.port, 5000);
 /// # Ok::<(), noex_server::server::config::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     file: Option<(PathBuf, Map<String, Value>)>,
     variables: BTreeMap<String, OsString>,
@@ -33,11 +32,11 @@ pub struct Sources {
     flag_faults: Vec<Fault>,
 }
 
-#[derive(Clone, Debug)]
-struct WrittenFlag {
-    flag: String,
-    key: String,
-    text: String,
+#[derive(Clone)]
+pub(super) struct WrittenFlag {
+    pub(super) flag: String,
+    pub(super) key: String,
+    pub(super) text: String,
 }
 
 /// A configuration in which every value has been checked.
@@ -90,13 +89,14 @@ impl Sources {
         self
     }
 
-    /// Takes the environment's variables; those that do not begin with `NOEX_` are left alone.
+    /// Takes the environment's variables. Those that do not begin with `NOEX_` are left alone, unless the file names one
+    /// for a secret.
     #[must_use]
     pub fn variables<N: Into<OsString>, T: Into<OsString>>(mut self, variables: impl IntoIterator<Item = (N, T)>) -> Self {
         let named = variables
             .into_iter()
             .filter_map(|(name, text)| Some((name.into().into_string().ok()?, text.into())));
-        self.variables.extend(named.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)));
+        self.variables.extend(named);
         self
     }
 
@@ -130,173 +130,39 @@ impl Sources {
     /// # Errors
     /// Everything that is wrong in any source, also where another source wins over it.
     pub fn resolve(self) -> Result<Resolved, ConfigError> {
-        let mut resolution = Resolution::default();
-        resolution.draft.config.apply = self.apply;
-        resolution.faults.extend(self.file_faults);
+        let mut resolution = Resolution::new(self.apply, self.file_faults);
         if let Some((file, members)) = &self.file {
-            resolution.file = Some(file.clone());
-            resolution.take_members(file, "", members);
+            resolution.take_file(file, members);
         }
-        for (name, text) in &self.variables {
+        for (name, text) in own_variables(&self.variables) {
             resolution.take_variable(name, text);
         }
         for written in &self.flags {
             resolution.take_flag(written);
         }
-        resolution.faults.extend(self.flag_faults);
+        resolution.take_faults(self.flag_faults);
+        resolution.find_secrets(&self.variables);
         resolution.finish()
     }
 }
 
-/// A configuration half put together.
-#[derive(Default)]
-struct Resolution {
-    /// The file, for faults that show only when all is put together.
-    file: Option<PathBuf>,
-    draft: Draft,
-    faults: Vec<Fault>,
-    warnings: Vec<String>,
-}
-
-impl Resolution {
-    fn take_members(&mut self, file: &Path, section: &str, members: &Map<String, Value>) {
-        for (name, value) in members {
-            let path = if section.is_empty() {
-                name.clone()
-            } else {
-                format!("{section}.{name}")
-            };
-            let place = Place::File {
-                file: file.to_owned(),
-                key: path.clone(),
-            };
-            if name.contains('.') {
-                self.faults
-                    .push(Fault::new(place, "unknown key; a dot does not lead into an object here"));
-            } else if let Some(key) = KEYS.iter().find(|key| key.name == path) {
-                self.apply(key, place, value);
-            } else if !is_section(&path) {
-                self.faults.push(Fault::new(place, unknown_key(&path)));
-            } else if let Value::Object(inner) = value {
-                self.draft.begin_section(&path);
-                self.take_members(file, &path, inner);
-            } else {
-                self.faults
-                    .push(Fault::new(place, format!("expected an object, found {}", shown(value))));
-            }
-        }
-    }
-
-    fn take_variable(&mut self, name: &str, text: &OsString) {
-        let place = Place::Variable(name.to_owned());
-        let Some(key) = KEYS.iter().find(|key| variable_of(key.name) == name) else {
-            return self.take_unknown_variable(name);
-        };
-        match text.to_str() {
-            _ if !key.has_variable() => self
-                .faults
-                .push(Fault::new(place, format!("{:?} can only be set in the file", key.name))),
-            None => self.faults.push(Fault::new(place, "expected UTF-8 text")),
-            Some(text) => self.apply(key, place, &key.kind.value_of_text(text)),
-        }
-    }
-
-    /// What is close to a variable of ours is taken for a slip and refused. Anything else may be there for others: a
-    /// service of the name "noex" gives all its neighbours a `NOEX_SERVICE_HOST`, secrets will have names of their own.
-    fn take_unknown_variable(&mut self, name: &str) {
-        let place = Place::Variable(name.to_owned());
-        if let Some(later) = LATER.iter().find(|later| variable_of(later) == name) {
-            return self.faults.push(Fault::new(place, format!("{later:?} {NOT_AVAILABLE}")));
-        }
-        let bare = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name);
-        match nearest(bare, KEYS.iter().filter(|key| key.has_variable()).map(|key| key.name)) {
-            Some(meant) => self
-                .faults
-                .push(Fault::new(place, format!("unknown variable; did you mean {}?", variable_of(meant)))),
-            None => self
-                .warnings
-                .push(format!("the environment variable {name} means nothing to this server")),
-        }
-    }
-
-    fn take_flag(&mut self, written: &WrittenFlag) {
-        let place = Place::Flag(written.flag.clone());
-        match KEYS.iter().find(|key| key.name == written.key) {
-            Some(key) => self.apply(key, place, &key.kind.value_of_text(&written.text)),
-            None => self.faults.push(Fault::new(place, unknown_key(&written.key))),
-        }
-    }
-
-    fn apply(&mut self, key: &Key, place: Place, value: &Value) {
-        if let Err(refusals) = key.kind.apply(&mut self.draft, value) {
-            self.faults.extend(
-                refusals
-                    .into_iter()
-                    .map(|refusal| Fault::new(place.part(&refusal.part), refusal.message)),
-            );
-        }
-    }
-
-    fn finish(mut self) -> Result<Resolved, ConfigError> {
-        let (config, log) = self.draft.finish();
-        self.faults.extend(disagreements(&config).into_iter().map(|(key, message)| {
-            let place = match &self.file {
-                Some(file) => Place::File { file: file.clone(), key },
-                None => Place::Program(key),
-            };
-            Fault::new(place, message)
-        }));
-        ConfigError::unless_empty(self.faults)?;
-        if config.listens_openly() {
-            let host = &config.host;
-            self.warnings.push(format!(
-                "listening on {host} without authentication: whoever can reach it can read and change everything"
-            ));
-            if config.rate_limit.is_none() {
-                let warning = "rate limiting is disabled. Consider enabling it for production use.";
-                self.warnings.push(warning.to_owned());
-            }
-        }
-        Ok(Resolved {
-            config,
-            log,
-            warnings: self.warnings,
-        })
+impl fmt::Debug for Sources {
+    /// Values are left out: some of them are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file.as_ref().map(|(path, _)| path))
+            .field(
+                "variables",
+                &own_variables(&self.variables).map(|(name, _)| name).collect::<Vec<_>>(),
+            )
+            .field("flags", &self.flags.iter().map(|written| &written.flag).collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 
-fn is_section(path: &str) -> bool {
-    KEYS.iter()
-        .any(|key| key.name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
-}
-
-/// What to say of a key that this version does not have.
-fn unknown_key(path: &str) -> String {
-    if LATER.contains(&path) {
-        return format!("{path:?} {NOT_AVAILABLE}");
-    }
-    if let Some((_, instead)) = REPLACED.iter().find(|(name, _)| *name == path) {
-        return format!("unknown key; {instead}");
-    }
-    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let beside = KEYS.iter().filter_map(|key| {
-        let rest = if section.is_empty() {
-            key.name
-        } else {
-            key.name.strip_prefix(section)?.strip_prefix('.')?
-        };
-        rest.split('.').next()
-    });
-    // A key of the right name may stand in the wrong section.
-    let elsewhere = || KEYS.iter().find(|key| last_segment(key.name) == name).map(|key| key.name);
-    match nearest(name, beside).or_else(elsewhere) {
-        Some(meant) => format!("unknown key; did you mean {meant:?}?"),
-        None => "unknown key".to_owned(),
-    }
-}
-
-fn last_segment(path: &str) -> &str {
-    path.rsplit_once('.').map_or(path, |(_, last)| last)
+/// The variables that are the server's by their names.
+fn own_variables(variables: &BTreeMap<String, OsString>) -> impl Iterator<Item = (&String, &OsString)> {
+    variables.iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
 }
 
 /// The members of a file, or what is wrong with it as a whole.

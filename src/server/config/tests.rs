@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::keys::KEYS;
+use super::keys::keys;
 use super::names::variable_of;
 use super::*;
 use crate::protocol::Operation;
@@ -105,7 +105,7 @@ fn precedence_holds_key_by_key() {
 #[test]
 fn every_single_value_has_a_variable_that_does_what_the_file_does() {
     let sampled: Vec<_> = samples().iter().map(|(key, _, _)| *key).collect();
-    let with_variable: Vec<_> = KEYS.iter().filter(|key| key.has_variable()).map(|key| key.name).collect();
+    let with_variable: Vec<_> = keys().filter(|key| key.has_variable()).map(|key| key.name).collect();
     for key in &with_variable {
         assert!(sampled.contains(key), "no sample for {key}");
     }
@@ -129,11 +129,7 @@ fn every_single_value_has_a_variable_that_does_what_the_file_does() {
 
 #[test]
 fn variables_are_named_as_the_contract_says() {
-    let named: Vec<_> = KEYS
-        .iter()
-        .filter(|key| key.has_variable())
-        .map(|key| variable_of(key.name))
-        .collect();
+    let named: Vec<_> = keys().filter(|key| key.has_variable()).map(|key| variable_of(key.name)).collect();
     let expected = "NOEX_PORT NOEX_HOST NOEX_PATH NOEX_NAME NOEX_DATA_DIR NOEX_DURABILITY NOEX_DURABILITY_INTERVAL_MS NOEX_MAX_PAYLOAD_BYTES \
                     NOEX_EXPOSE_ERROR_DETAILS NOEX_ALLOWED_ORIGINS NOEX_IDEMPOTENCY_WINDOW_MS NOEX_MAX_CONNECTIONS NOEX_MAX_CONNECTIONS_PER_IP NOEX_TRUSTED_PROXIES \
                     NOEX_LOG_FORMAT NOEX_LOG_LEVEL";
@@ -142,16 +138,22 @@ fn variables_are_named_as_the_contract_says() {
 
 #[test]
 fn every_number_of_the_file_reaches_its_field() {
-    let numbers = KEYS.iter().filter(|key| key.name.contains('.')).filter_map(|key| {
-        let keys::Kind::Whole { max, get, .. } = key.kind else {
+    let numbers = keys().filter(|key| key.name.contains('.')).filter_map(|key| {
+        let keys::Kind::Whole { min, max, get, .. } = key.kind else {
             return None;
         };
-        Some((key.name, max, get))
+        Some((key.name, [min, max], get))
     });
-    for (name, max, get) in numbers {
-        let (section, member) = name.split_once('.').unwrap();
-        let config = file(&json!({ section: { member: max } })).resolve().unwrap().config;
-        assert_eq!(get(&config), Some(max), "{name}");
+    for (name, bounds, get) in numbers {
+        for number in bounds {
+            let mut written = json!({});
+            if name.starts_with("auth.jwt.") {
+                written["auth"]["jwt"]["secret"] = json!("0123456789abcdef0123456789abcdef");
+            }
+            *name.split('.').fold(&mut written, |inside, member| &mut inside[member]) = json!(number);
+            let config = file(&written).resolve().unwrap().config;
+            assert_eq!(get(&config), Some(number), "{name}");
+        }
     }
 }
 
@@ -184,7 +186,7 @@ fn all_faults_are_listed_at_once_each_with_its_place() {
         "maxConnectionsPerIp": 0,
         "intervalMs": 5,
         "heartbeat.timeoutMs": 5,
-        "auth": { "tokens": {} },
+        "tls": { "certFile": "cert.pem" },
         "persistence": "sqlite",
         "colour": null,
         "name": "x".repeat(300),
@@ -198,7 +200,7 @@ fn all_faults_are_listed_at_once_each_with_its_place() {
             ("NOEX_HEARTBEAT_TIMEOUT_MS", "5"),
         ])
         .flag("--max-connections-per-ip", "maxConnectionsPerIp", "-3")
-        .refused_flag("--auth", "is not available in this version");
+        .refused_flag("--db", "is no flag of this server");
     insta::assert_snapshot!(sources.resolve().unwrap_err());
 }
 
@@ -359,11 +361,11 @@ fn a_variable_that_is_nearly_ours_is_refused_and_a_stranger_is_only_named() {
         "NOEX_MAX_PAYLOAD_BITES: unknown variable; did you mean NOEX_MAX_PAYLOAD_BYTES?"
     );
     let resolved = Sources::new()
-        .variables([("NOEX_SERVICE_HOST", "10.0.0.1"), ("NOEX_JWT_SECRET", "x"), ("PORT", "bad")])
+        .variables([("NOEX_SERVICE_HOST", "10.0.0.1"), ("PORT", "bad")])
         .resolve()
         .unwrap();
     assert_eq!(resolved.config, Config::default());
-    assert_eq!(resolved.warnings.len(), 2, "{:?}", resolved.warnings);
+    assert_eq!(resolved.warnings.len(), 1, "{:?}", resolved.warnings);
 }
 
 #[cfg(unix)]

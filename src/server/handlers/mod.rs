@@ -100,8 +100,10 @@ impl Session {
     /// # Errors
     /// The answer to it.
     pub fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
-        let change = self.access.refresh(wall_clock_ms(), true);
-        self.follow(change);
+        self.look_at_access(true);
+        if !self.access.authority().is_on() {
+            return Ok(());
+        }
         match self.access.admit(request, &self.context.store.snapshot()) {
             Ok(scope) => {
                 self.scope = scope;
@@ -113,10 +115,8 @@ impl Session {
 
     /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.
     pub fn recheck(&mut self) -> Option<CloseCode> {
-        let now = wall_clock_ms();
-        let change = self.access.refresh(now, false);
-        self.follow(change);
-        if self.access.is_overdue(now) {
+        self.look_at_access(false);
+        if self.access.is_overdue(wall_clock_ms()) {
             return Some(CloseCode::Unauthenticated);
         }
         // Where it was not time yet, since the session was used meanwhile.
@@ -134,6 +134,14 @@ impl Session {
         let change = self.access.log_in(login);
         self.user_is_news = true;
         self.follow(change);
+    }
+
+    /// Brings the session up to date. `used` tells whether that is because of a request.
+    fn look_at_access(&mut self, used: bool) {
+        if self.access.may_have_changed() {
+            let change = self.access.refresh(wall_clock_ms(), used);
+            self.follow(change);
+        }
     }
 
     /// Does what a change of rights asks for: ends the subscriptions that they do not allow any more.
@@ -163,8 +171,7 @@ impl Session {
             Effect::Nothing => {}
             Effect::Opened(opened) => {
                 // What was allowed when it was asked for may not be allowed any more.
-                let change = self.access.refresh(wall_clock_ms(), false);
-                self.follow(change);
+                self.look_at_access(false);
                 if opened.holds(&self.access, &self.context.store.snapshot()) {
                     self.subscriptions.add(opened);
                 } else {
@@ -183,8 +190,7 @@ impl Session {
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
     /// that, nothing comes for it any more.
     pub fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>> {
-        let change = self.access.refresh(wall_clock_ms(), false);
-        self.follow(change);
+        self.look_at_access(false);
         self.subscriptions.message(subscription, update, self.context.overview.counters())
     }
 

@@ -12,6 +12,7 @@ use super::rights::{IdentityRights, UserRights};
 use crate::protocol::ErrorCode;
 use crate::server::access::{Authority, Login, Principal, Rights, Secret, Standing, TokenDigest, Work};
 use crate::server::handlers::Failure;
+use crate::store::StoreError;
 
 /// Users of our own.
 pub(crate) struct IdentityAuthority {
@@ -28,6 +29,31 @@ impl IdentityAuthority {
             requires_login,
             anonymous_roles,
         }
+    }
+
+    /// Ends all sessions of users, for the embedding program. Gives the number of connections that are closed by it.
+    ///
+    /// # Errors
+    /// Where the store cannot keep that.
+    pub(crate) async fn revoke(&self, users: &[impl AsRef<str>]) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for user in users {
+            let user: Arc<str> = user.as_ref().into();
+            count += self.identity.shared.presence.connections_of(&user);
+            let order = Order {
+                by: Arc::clone(&user),
+                connection: None,
+                change: Change::CloseSessions { user },
+            };
+            self.identity.carry_out(order).await.map_err(|failure| {
+                if failure.code() == ErrorCode::Backpressure {
+                    StoreError::Busy
+                } else {
+                    StoreError::Closed
+                }
+            })?;
+        }
+        Ok(count)
     }
 }
 
@@ -127,5 +153,6 @@ pub(crate) fn login_of(session: &StoredSession) -> Login {
         principal: Arc::clone(&session.principal),
         token: session.token,
         session: Some(Arc::clone(&session.id)),
+        proof: None,
     }
 }

@@ -91,6 +91,7 @@ impl Shared {
             | Change::OpenBootstrapSession { .. }
             | Change::RotateToken { .. }
             | Change::CloseSession { .. }
+            | Change::CloseSessions { .. }
             | Change::PurgeSessions
             | Change::CreateUser { .. }
             | Change::UpdateUser { .. }

@@ -42,7 +42,7 @@ use self::keeper::{Clock, Placed, Shared};
 use self::limiter::LoginLimiter;
 use self::passwords::Passwords;
 use super::StartError;
-use super::access::{Authority, Presence};
+use super::access::Presence;
 use super::config::AuthConfig;
 use super::handlers::Failure;
 use crate::protocol::ErrorCode;
@@ -64,16 +64,13 @@ pub(crate) struct Identity {
 ///
 /// # Errors
 /// Where the store cannot be used.
-pub(crate) async fn start(config: &AuthConfig, store: &Store, presence: &Arc<Presence>) -> Result<Option<Arc<dyn Authority>>, StartError> {
+pub(crate) async fn start(config: &AuthConfig, store: &Store, presence: &Arc<Presence>) -> Result<Option<IdentityAuthority>, StartError> {
     let clock: Clock = Arc::new(super::wall_clock_ms);
     let Some(identity) = Identity::start(config, store, presence, clock).await? else {
         return Ok(None);
     };
-    Ok(Some(Arc::new(IdentityAuthority::new(
-        identity,
-        config.required,
-        config.anonymous_roles.clone(),
-    ))))
+    let anonymous_roles = config.anonymous_roles.clone();
+    Ok(Some(IdentityAuthority::new(identity, config.required, anonymous_roles)))
 }
 
 impl Identity {

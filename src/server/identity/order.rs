@@ -89,6 +89,10 @@ pub(crate) enum Change {
     CloseSession {
         session: Arc<str>,
     },
+    /// Ends all sessions of a user, as the embedding program wants.
+    CloseSessions {
+        user: Arc<str>,
+    },
     /// Forgets sessions whose time is over.
     PurgeSessions,
     CreateUser {

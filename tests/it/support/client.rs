@@ -59,6 +59,8 @@ pub struct TestClient {
     /// What arrived while another kind of message was awaited, oldest first.
     held: VecDeque<Value>,
     last_id: u64,
+    /// The texts of all messages since they were taken last, where they are kept.
+    texts: Option<Vec<String>>,
 }
 
 impl TestClient {
@@ -92,6 +94,7 @@ impl TestClient {
                 socket,
                 held: VecDeque::new(),
                 last_id: 0,
+                texts: None,
             }),
             Err(tungstenite::Error::Http(response)) => Err(OpenError::Status(response.status().as_u16())),
             Err(error) => Err(failed(&error)),
@@ -115,11 +118,21 @@ impl TestClient {
         self.socket.get_mut().write_all(bytes).await.map_err(|error| error.to_string())
     }
 
+    /// The texts of all messages that have arrived since this was called last; from the first call on they are kept.
+    pub fn take_texts(&mut self) -> Vec<String> {
+        self.texts.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// The next message from the wire, whatever it is.
     pub async fn next(&mut self) -> Result<Value, Ended> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("the server sends JSON")),
+                Some(Ok(Message::Text(text))) => {
+                    if let Some(texts) = &mut self.texts {
+                        texts.push(text.as_str().to_owned());
+                    }
+                    return Ok(serde_json::from_str(&text).expect("the server sends JSON"));
+                }
                 Some(Ok(Message::Close(frame))) => return Err(closed_with(frame)),
                 Some(Ok(Message::Binary(_))) => panic!("the server sent a binary message"),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}

@@ -9,6 +9,8 @@ mod pattern;
 mod policy;
 mod template;
 
+#[cfg(test)]
+pub(crate) use self::policy::rule;
 pub use self::policy::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 
 pub(crate) use self::grant::{Allowance, Grant, GrantFault, best};

@@ -93,6 +93,7 @@ pub(crate) fn plan(directory: &Directory, order: &Order, circumstances: Circumst
         Change::OpenBootstrapSession { session } => sessions::open_bootstrap(directory, session, circumstances),
         Change::RotateToken { session, old, new } => sessions::rotate(directory, by, session, *old, *new, circumstances),
         Change::CloseSession { session } => Ok(sessions::close(directory, session)),
+        Change::CloseSessions { user } => Ok(sessions::close_all(directory, user)),
         Change::PurgeSessions => Ok(sessions::purge(directory, circumstances)),
         Change::CreateUser { .. } => users::create(&Caller::of(directory, by)?, &order.change),
         Change::UpdateUser { user, profile } => users::update(&Caller::of(directory, by)?, user, profile),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Circumstances, Effect, Plan};
+use super::{Circumstances, Effect, Plan, end_sessions};
 use crate::protocol::ErrorCode;
 use crate::server::access::TokenDigest;
 use crate::server::handlers::Failure;
@@ -116,6 +116,13 @@ pub(super) fn close(directory: &Directory, session: &str) -> Plan {
         plan.effects.push(Effect::RecheckToken(Arc::clone(&session.user), session.token));
         plan.changes_rights = true;
     }
+    plan
+}
+
+pub(super) fn close_all(directory: &Directory, user: &Arc<str>) -> Plan {
+    let mut plan = Plan::default();
+    end_sessions(directory, user, &mut plan);
+    plan.revoke(user, None);
     plan
 }
 

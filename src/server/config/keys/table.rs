@@ -1,111 +1,12 @@
-//! The one table of keys: how each is spelt, what it may hold and which field it fills in.
+//! The keys of everything but access.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::forms::{DIRECTORY, Form, HOST, NAME, NETWORK, ORIGIN, PATH};
-use super::{Config, LogConfig, LogFormat, LogLevel, RateLimitConfig, Storage, SyncPolicy};
+use super::{DAY_MS, HOUR_MS, Key, Kind, Turn, U32_MAX, millis_of, size_of};
 use crate::protocol::MAX_DEPTH;
-
-/// One key of the configuration.
-pub(super) struct Key {
-    /// The path in the file, such as `heartbeat.intervalMs`.
-    pub(super) name: &'static str,
-    /// What it may hold.
-    pub(super) kind: Kind,
-}
-
-impl Key {
-    /// Whether it has an environment variable: the single values at the top of the file have.
-    pub(super) fn has_variable(&self) -> bool {
-        !self.name.contains('.') && !matches!(self.kind, Kind::Buckets | Kind::Queries | Kind::Weights)
-    }
-}
-
-/// What a key may hold, and how it gets into a configuration and, where it can be out of bounds, out of it again.
-pub(super) enum Kind {
-    /// A whole number of something between bounds, both included.
-    Whole {
-        of: &'static str,
-        min: u64,
-        max: u64,
-        get: fn(&Config) -> Option<u64>,
-        set: fn(&mut Draft, u64),
-    },
-    /// A number above 0, at most 1.
-    Fraction { get: fn(&Config) -> f64, set: fn(&mut Draft, f64) },
-    /// True or false.
-    Switch { set: fn(&mut Draft, bool) },
-    /// A text of a form.
-    Text {
-        form: &'static Form,
-        get: fn(&Config) -> Option<&str>,
-        set: fn(&mut Draft, &str),
-    },
-    /// Texts of a form.
-    Texts {
-        form: &'static Form,
-        get: fn(&Config) -> Option<&[String]>,
-        set: fn(&mut Draft, Vec<String>),
-    },
-    /// One of some words.
-    Choice {
-        words: &'static [&'static str],
-        set: fn(&mut Draft, &str),
-    },
-    /// Whole numbers by the names of operations.
-    Weights,
-    /// Definitions of buckets by name.
-    Buckets,
-    /// Definitions of queries by name.
-    Queries,
-}
-
-/// A number of things or bytes that is one field.
-macro_rules! size {
-    ($name:literal, $of:literal, $min:literal..=$max:expr, $($field:ident).+) => {
-        Key {
-            name: $name,
-            kind: Kind::Whole {
-                of: $of,
-                min: $min,
-                max: $max,
-                get: |config| Some(config.$($field).+ as u64),
-                set: |draft, number| draft.config.$($field).+ = size_of(number),
-            },
-        }
-    };
-}
-
-/// A time in milliseconds that is one field.
-macro_rules! time {
-    ($name:literal, $min:literal..=$max:expr, $($field:ident).+) => {
-        Key {
-            name: $name,
-            kind: Kind::Whole {
-                of: "milliseconds",
-                min: $min,
-                max: $max,
-                get: |config| Some(millis_of(config.$($field).+)),
-                set: |draft, number| draft.config.$($field).+ = Duration::from_millis(number),
-            },
-        }
-    };
-}
-
-/// A text that is one field.
-macro_rules! text {
-    ($name:literal, $form:ident, $field:ident) => {
-        Key {
-            name: $name,
-            kind: Kind::Text {
-                form: &$form,
-                get: |config| Some(&config.$field),
-                set: |draft, text| draft.config.$field = text.into(),
-            },
-        }
-    };
-}
+use crate::server::config::draft::{Draft, Durability};
+use crate::server::config::forms::{DIRECTORY, HOST, NAME, NETWORK, ORIGIN, PATH};
+use crate::server::config::{Config, LogFormat, LogLevel, Storage, SyncPolicy};
 
 /// A number of the rate limits: it has a place only where they are on, and setting it turns them on.
 macro_rules! rate {
@@ -126,12 +27,7 @@ macro_rules! rate {
     };
 }
 
-const HOUR_MS: u64 = 3_600_000;
-const DAY_MS: u64 = 24 * HOUR_MS;
-/// 4 GiB, and 49 days: more means "never" or "whatever it takes", and still fits a size on every machine.
-const U32_MAX: u64 = u32::MAX as u64;
-
-/// Every key that this version has.
+/// Everything but access.
 pub(super) static KEYS: &[Key] = &[
     Key {
         name: "port",
@@ -143,7 +39,8 @@ pub(super) static KEYS: &[Key] = &[
             set: set_port,
         },
     },
-    text!("host", HOST, host),
+    text_of!("host", HOST, |config| Some(&config.host), |draft, text| draft.host =
+        Some(text.into())),
     text!("path", PATH, path),
     text!("name", NAME, name),
     Key {
@@ -274,6 +171,11 @@ pub(super) static KEYS: &[Key] = &[
         connection_limits.max_result_bytes
     ),
     time!(
+        "connectionLimits.unauthenticatedTimeoutMs",
+        10..=DAY_MS,
+        connection_limits.unauthenticated_timeout
+    ),
+    time!(
         "connectionLimits.handshakeTimeoutMs",
         10..=HOUR_MS,
         connection_limits.handshake_timeout
@@ -308,6 +210,10 @@ pub(super) static KEYS: &[Key] = &[
         1..=65_536,
         connection_limits.max_name_bytes
     ),
+    Key {
+        name: "rateLimit",
+        kind: Kind::Part { turn: turn_rate_limit },
+    },
     rate!(
         "rateLimit.maxRequests",
         "",
@@ -412,67 +318,17 @@ pub(super) static KEYS: &[Key] = &[
         name: "queries",
         kind: Kind::Queries,
     },
+    Key {
+        name: "rules.enabled",
+        kind: Kind::Switch {
+            set: |draft, yes| draft.asks_for_rules = yes,
+        },
+    },
+    Key {
+        name: "rules.rules",
+        kind: Kind::Rules,
+    },
 ];
-
-/// Keys of capabilities that this version does not have.
-pub(super) const LATER: &[&str] = &["auth", "rules", "audit", "procedures", "tls", "adminPort", "revocation"];
-
-/// Keys of other servers of the protocol, with what to use here.
-pub(super) const REPLACED: &[(&str, &str)] = &[
-    ("persistence", "use \"durability\": sync, interval or memory"),
-    ("db", "use \"dataDir\", the directory where data is kept"),
-    ("adminSecret", "authentication is not available in this version"),
-];
-
-/// A configuration that is being put together: as [`Config`], with what several keys make up still apart.
-#[derive(Default)]
-pub(super) struct Draft {
-    pub(super) config: Config,
-    pub(super) log: LogConfig,
-    durability: Durability,
-    data_dir: Option<PathBuf>,
-    sync_interval: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Default)]
-enum Durability {
-    #[default]
-    Sync,
-    Interval,
-    Memory,
-}
-
-impl Draft {
-    /// The rate limits, which are on from now.
-    pub(super) fn rate_limit(&mut self) -> &mut RateLimitConfig {
-        self.config.rate_limit.get_or_insert_default()
-    }
-
-    /// Takes note of an object of the file, which may be empty: the mere presence of some says something.
-    pub(super) fn begin_section(&mut self, section: &str) {
-        if section == "rateLimit" {
-            self.rate_limit();
-        }
-    }
-
-    /// The whole configuration.
-    pub(super) fn finish(self) -> (Config, LogConfig) {
-        let dir = self.data_dir.unwrap_or_else(|| Config::DEFAULT_DATA_DIR.into());
-        let interval = self.sync_interval.unwrap_or(Config::DEFAULT_SYNC_INTERVAL);
-        let storage = match self.durability {
-            Durability::Sync => Storage::Disk {
-                dir,
-                sync: SyncPolicy::EveryGroup,
-            },
-            Durability::Interval => Storage::Disk {
-                dir,
-                sync: SyncPolicy::Interval(interval),
-            },
-            Durability::Memory => Storage::Memory,
-        };
-        (Config { storage, ..self.config }, self.log)
-    }
-}
 
 fn set_port(draft: &mut Draft, number: u64) {
     draft.config.port = u16::try_from(number).unwrap_or(u16::MAX);
@@ -529,11 +385,9 @@ fn set_log_level(draft: &mut Draft, word: &str) {
     };
 }
 
-/// A number within its bounds as a size; every bound fits 32 bits.
-fn size_of(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn millis_of(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn turn_rate_limit(draft: &mut Draft, turn: Turn) {
+    match turn {
+        Turn::Off => draft.config.rate_limit = None,
+        Turn::On | Turn::Described => _ = draft.rate_limit(),
+    }
 }
