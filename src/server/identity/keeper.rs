@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::directory::{Directory, Resource, ResourceKind};
-use super::order::{Change, Order};
+use super::order::{Change, NewPassword, Order};
 use super::plan::{Circumstances, Effect, Plan, plan};
 use super::tables::Table;
 use crate::protocol::ErrorCode;
@@ -93,13 +93,13 @@ impl Shared {
             | Change::CloseSession { .. }
             | Change::CloseSessions { .. }
             | Change::PurgeSessions
-            | Change::CreateUser { .. }
+            | Change::CreateUser(_)
             | Change::UpdateUser { .. }
             | Change::DeleteUser { .. }
             | Change::SetEnabled { .. }
-            | Change::ChangePassword { .. }
+            | Change::ReplacePassword(_)
             | Change::ResetPassword { .. }
-            | Change::CreateRole { .. }
+            | Change::CreateRole(_)
             | Change::UpdateRole { .. }
             | Change::DeleteRole { .. }
             | Change::AssignRole { .. }
@@ -145,7 +145,7 @@ impl Shared {
 
     /// Nobody is there any more to be told of another token: the former one has no use.
     fn retire_former_of(&self, order: &Order) {
-        if let Change::RotateToken { session, old, .. } | Change::ChangePassword { session, old, .. } = &order.change {
+        if let Change::RotateToken { session, old, .. } | Change::ReplacePassword(NewPassword { session, old, .. }) = &order.change {
             self.retire(&order.by, session, *old);
         }
     }
@@ -187,14 +187,15 @@ async fn commit(store: &Store, steps: &[Step]) -> Result<Vec<Outcome>, Failure> 
 
 /// What a client is told where the store does not take what was planned: nothing of the buckets behind it.
 fn refused(error: &StoreError) -> Failure {
-    match error.code() {
-        ErrorCode::Backpressure | ErrorCode::StorageUnavailable => Failure::new(error.code(), error.to_string()),
-        ErrorCode::AlreadyExists => Failure::new(ErrorCode::AlreadyExists, "It is there already"),
-        code => {
-            tracing::error!(?code, "the store does not take a change of users or rights");
-            Failure::internal()
-        }
+    let code = error.code();
+    if matches!(code, ErrorCode::Backpressure | ErrorCode::StorageUnavailable) {
+        return Failure::new(code, error.to_string());
     }
+    if code == ErrorCode::AlreadyExists {
+        return Failure::new(code, "It is there already");
+    }
+    tracing::error!(?code, "the store does not take a change of users or rights");
+    Failure::internal()
 }
 
 /// The directory follows one step of a transaction.

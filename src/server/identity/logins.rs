@@ -7,7 +7,7 @@ use super::Identity;
 use super::authority::login_of;
 use super::directory::{Directory, StoredSession};
 use super::names::{VIRTUAL_SUPERADMIN, no_such_user};
-use super::order::{Change, NewSession, Order, Proof};
+use super::order::{Change, NewPassword, NewSession, Order, Proof};
 use super::passwords::Verdict;
 use super::tokens;
 use crate::protocol::{ConnectionId, ErrorCode};
@@ -146,16 +146,13 @@ impl Identity {
             }
         }
         let token = tokens::new_token()?;
-        let change = Change::ChangePassword {
-            proof: Proof {
-                hash: user.password.clone(),
-                rehashed: None,
-            },
+        let change = Change::ReplacePassword(NewPassword {
+            proven: user.password.clone(),
             hash: self.passwords.hash(new).await?,
             session: Arc::clone(&session),
             old: login.token,
             new: TokenDigest::of(token.expose()),
-        };
+        });
         self.exchange(login, session, token, change, from).await
     }
 

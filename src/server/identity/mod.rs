@@ -33,7 +33,7 @@ pub(crate) use self::authority::IdentityAuthority;
 pub(crate) use self::directory::{Directory, PERMISSIONS_MAX, Resource, ResourceKind, Role, Subject, User, parse_right};
 pub(crate) use self::logins::{Arrival, Issued};
 pub(crate) use self::names::{VIRTUAL_SUPERADMIN, check_user_name, no_such_user};
-pub(crate) use self::order::{AclAddress, Change, Order, Profile, Setting};
+pub(crate) use self::order::{AclAddress, Change, NewRole, NewUser, Order, Profile, Setting};
 pub(crate) use self::passwords::{check_length, check_new};
 pub(crate) use self::plan::{Caller, may_manage};
 pub(crate) use self::tokens::new_id;

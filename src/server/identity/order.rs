@@ -61,6 +61,36 @@ pub(crate) struct Proof {
     pub(crate) rehashed: Option<Secret>,
 }
 
+/// A user who is to be made.
+#[derive(Clone, Debug)]
+pub(crate) struct NewUser {
+    pub(crate) id: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) hash: Secret,
+    pub(crate) is_enabled: bool,
+    pub(crate) profile: Profile,
+}
+
+/// A role that is to be made.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRole {
+    pub(crate) id: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) permissions: Vec<Value>,
+}
+
+/// A password that is to take the place of another one, and the token of the session that goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPassword {
+    /// The hash that the old password was found right by. If it is another one by now, nothing happens.
+    pub(crate) proven: Secret,
+    pub(crate) hash: Secret,
+    pub(crate) session: Arc<str>,
+    pub(crate) old: TokenDigest,
+    pub(crate) new: TokenDigest,
+}
+
 /// An entry of the access list, by whom it is for and what it is about.
 #[derive(Clone, Debug)]
 pub(crate) struct AclAddress {
@@ -95,13 +125,7 @@ pub(crate) enum Change {
     },
     /// Forgets sessions whose time is over.
     PurgeSessions,
-    CreateUser {
-        id: Arc<str>,
-        name: String,
-        hash: Secret,
-        enabled: bool,
-        profile: Profile,
-    },
+    CreateUser(NewUser),
     UpdateUser {
         user: Arc<str>,
         profile: Profile,
@@ -114,23 +138,12 @@ pub(crate) enum Change {
         enabled: bool,
     },
     /// Another password for oneself; the session that wants it goes on under another token.
-    ChangePassword {
-        proof: Proof,
-        hash: Secret,
-        session: Arc<str>,
-        old: TokenDigest,
-        new: TokenDigest,
-    },
+    ReplacePassword(NewPassword),
     ResetPassword {
         user: Arc<str>,
         hash: Secret,
     },
-    CreateRole {
-        id: Arc<str>,
-        name: String,
-        description: Option<String>,
-        permissions: Vec<Value>,
-    },
+    CreateRole(NewRole),
     UpdateRole {
         role: Arc<str>,
         description: Setting<String>,

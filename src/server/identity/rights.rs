@@ -208,7 +208,12 @@ impl IdentityRights {
 
 impl Rights for IdentityRights {
     fn judge(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, String> {
-        self.scope(asked, target).ok_or_else(|| refusal(asked, target))
+        let scope = self.scope(asked, target).ok_or_else(|| refusal(asked, target))?;
+        match target.bucket().filter(|bucket| bucket.starts_with('_')) {
+            // Not even a superadmin: what is in there is worth more than any right to read.
+            Some(bucket) => Err(format!("Cannot access system bucket \"{bucket}\" directly")),
+            None => Ok(scope),
+        }
     }
 
     fn judge_visible(&self, asked: Asked<'_>) -> Result<(), String> {
@@ -229,6 +234,13 @@ impl Rights for IdentityRights {
         self.scope(asked, &target)
             .or_else(|| best::steps(&self.rights.allowances, bucket))
             .ok_or_else(|| refusal(asked, &target))
+            .and_then(|scope| {
+                if bucket.starts_with('_') {
+                    Err(format!("Cannot access system bucket \"{bucket}\" in transaction"))
+                } else {
+                    Ok(scope)
+                }
+            })
     }
 }
 

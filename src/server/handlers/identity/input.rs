@@ -40,12 +40,13 @@ fn setting<T>(fields: &Fields<'_>, name: &str, kind: &str, read: impl FnOnce(Val
     if fields.get(name).is_none() {
         return Ok(Setting::Keep);
     }
-    match fields::value(fields, name)? {
-        Value::Null => Ok(Setting::Clear),
-        value => read(value)
-            .map(Setting::Set)
-            .ok_or_else(|| Failure::validation(format!("Invalid \"{name}\": expected {kind}"))),
+    let value = fields::value(fields, name)?;
+    if value.is_null() {
+        return Ok(Setting::Clear);
     }
+    read(value)
+        .map(Setting::Set)
+        .ok_or_else(|| Failure::validation(format!("Invalid \"{name}\": expected {kind}")))
 }
 
 fn short_text(value: Value, max: usize) -> Option<String> {
@@ -96,7 +97,7 @@ pub(super) fn flag(fields: &Fields<'_>, name: &str) -> Result<Option<bool>, Fail
 /// What a role is to allow, where the field is there.
 pub(super) fn permissions(fields: &Fields<'_>) -> Result<Option<Vec<Value>>, Failure> {
     let complaint = || Failure::validation("Invalid \"permissions\": expected array of permission objects");
-    let permissions = match setting(fields, "permissions", "array of permission objects", |value| Some(value))? {
+    let permissions = match setting(fields, "permissions", "array of permission objects", Some)? {
         Setting::Keep | Setting::Clear => return Ok(None),
         Setting::Set(Value::Array(permissions)) => permissions,
         Setting::Set(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => return Err(complaint()),

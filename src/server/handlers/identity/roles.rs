@@ -10,7 +10,7 @@ use crate::protocol::{Operation, utf16_length};
 use crate::server::handlers::answer::Handled;
 use crate::server::handlers::failure::Failure;
 use crate::server::handlers::fields;
-use crate::server::identity::{Change, Role, Setting, VIRTUAL_SUPERADMIN, new_id, no_such_user};
+use crate::server::identity::{Change, NewRole, Role, Setting, VIRTUAL_SUPERADMIN, new_id, no_such_user};
 
 const ROLE_NAME_MAX: usize = 64;
 
@@ -30,12 +30,12 @@ pub(in crate::server::handlers) fn create_role(asking: &Asking<'_, '_>) -> Resul
     };
     let permissions = input::permissions(fields)?.unwrap_or_default();
     let id: Arc<str> = new_id()?.into();
-    let change = Change::CreateRole {
+    let change = Change::CreateRole(NewRole {
         id: Arc::clone(&id),
         name,
         description,
         permissions,
-    };
+    });
     asking.have(change, move |directory| directory.role(&id).map(|role| role.info()))
 }
 

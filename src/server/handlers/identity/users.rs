@@ -12,7 +12,7 @@ use crate::server::handlers::auth::encoded;
 use crate::server::handlers::failure::Failure;
 use crate::server::handlers::fields;
 use crate::server::identity::{
-    Caller, Change, Directory, Identity, Order, User, check_length, check_new, check_user_name, new_id, no_such_user,
+    Caller, Change, Directory, Identity, NewUser, Order, User, check_length, check_new, check_user_name, new_id, no_such_user,
 };
 
 const PAGE_SIZE: u64 = 50;
@@ -26,15 +26,17 @@ pub(in crate::server::handlers) fn create_user(asking: &Asking<'_, '_>) -> Resul
     let password = input::secret(fields, "password")?;
     check_user_name(&name)?;
     check_new(password.expose(), asking.identity.password_min_length())?;
-    let (enabled, profile) = (input::flag(fields, "enabled")?.unwrap_or(true), input::profile(fields)?);
+    let (is_enabled, profile) = (input::flag(fields, "enabled")?.unwrap_or(true), input::profile(fields)?);
     let id: Arc<str> = new_id()?.into();
     let user = Arc::clone(&id);
-    let change = move |hash| Change::CreateUser {
-        id,
-        name,
-        hash,
-        enabled,
-        profile,
+    let change = move |hash| {
+        Change::CreateUser(NewUser {
+            id,
+            name,
+            hash,
+            is_enabled,
+            profile,
+        })
     };
     hashed(asking, password, change, move |directory| {
         directory.user(&user).map(|user| user.info())
@@ -71,7 +73,7 @@ fn hashed(
 
 async fn hash_and_carry_out(identity: &Identity, mut order: Order, password: Secret) -> Result<Arc<Directory>, Failure> {
     let made = identity.hash(password).await?;
-    if let Change::CreateUser { hash, .. } | Change::ResetPassword { hash, .. } = &mut order.change {
+    if let Change::CreateUser(NewUser { hash, .. }) | Change::ResetPassword { hash, .. } = &mut order.change {
         *hash = made;
     }
     identity.carry_out(order).await

@@ -95,13 +95,15 @@ pub(crate) fn plan(directory: &Directory, order: &Order, circumstances: Circumst
         Change::CloseSession { session } => Ok(sessions::close(directory, session)),
         Change::CloseSessions { user } => Ok(sessions::close_all(directory, user)),
         Change::PurgeSessions => Ok(sessions::purge(directory, circumstances)),
-        Change::CreateUser { .. } => users::create(&Caller::of(directory, by)?, &order.change),
+        Change::CreateUser(user) => users::create(&Caller::of(directory, by)?, user),
         Change::UpdateUser { user, profile } => users::update(&Caller::of(directory, by)?, user, profile),
         Change::DeleteUser { user } => users::delete(&Caller::of(directory, by)?, user),
         Change::SetEnabled { user, enabled } => users::set_enabled(&Caller::of(directory, by)?, user, *enabled),
-        Change::ChangePassword { .. } => users::change_password(&Caller::of(directory, by)?, order, circumstances),
+        Change::ReplacePassword(password) => {
+            users::replace_password(&Caller::of(directory, by)?, password, order.connection, circumstances)
+        }
         Change::ResetPassword { user, hash } => users::reset_password(&Caller::of(directory, by)?, user, hash),
-        Change::CreateRole { .. } => roles::create(&Caller::of(directory, by)?, &order.change),
+        Change::CreateRole(role) => roles::create(&Caller::of(directory, by)?, role),
         Change::UpdateRole {
             role,
             description,

@@ -9,22 +9,19 @@ use crate::protocol::{ErrorCode, Operation};
 use crate::server::handlers::Failure;
 use crate::server::identity::directory::{Role, Subject};
 use crate::server::identity::names::{SUPERADMIN, no_such_user};
-use crate::server::identity::order::{Change, Setting};
+use crate::server::identity::order::{NewRole, Setting};
 use crate::server::identity::tables::{Table, joint_key, members};
 
 /// The most roles. They are listed in one answer.
 const ROLES_MAX: usize = 1_000;
 
-pub(super) fn create(caller: &Caller<'_>, change: &Change) -> Result<Plan, Failure> {
-    let Change::CreateRole {
+pub(super) fn create(caller: &Caller<'_>, role: &NewRole) -> Result<Plan, Failure> {
+    let NewRole {
         id,
         name,
         description,
         permissions,
-    } = change
-    else {
-        return Err(Failure::internal());
-    };
+    } = role;
     caller.require_superadmin()?;
     if caller.directory.role_named(name).is_some() {
         return Err(Failure::new(ErrorCode::AlreadyExists, format!("Role \"{name}\" already exists")));

@@ -5,26 +5,23 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{Caller, Circumstances, Effect, Plan, end_sessions, require_another_superadmin};
-use crate::protocol::{ErrorCode, Operation};
+use crate::protocol::{ConnectionId, ErrorCode, Operation};
 use crate::server::access::Secret;
 use crate::server::handlers::Failure;
 use crate::server::identity::directory::Subject;
 use crate::server::identity::names::{VIRTUAL_SUPERADMIN, folded, no_such_user};
-use crate::server::identity::order::{Change, Order, Profile, Setting};
+use crate::server::identity::order::{NewPassword, NewUser, Profile, Setting};
 use crate::server::identity::tables::{Table, joint_key, members};
 use crate::server::identity::tokens::write_digest;
 
-pub(super) fn create(caller: &Caller<'_>, change: &Change) -> Result<Plan, Failure> {
-    let Change::CreateUser {
+pub(super) fn create(caller: &Caller<'_>, user: &NewUser) -> Result<Plan, Failure> {
+    let NewUser {
         id,
         name,
         hash,
-        enabled,
+        is_enabled,
         profile,
-    } = change
-    else {
-        return Err(Failure::internal());
-    };
+    } = user;
     caller.require(Operation::IdentityCreateUser)?;
     if profile.metadata.is_change() {
         caller.require_for_metadata()?;
@@ -37,7 +34,7 @@ pub(super) fn create(caller: &Caller<'_>, change: &Change) -> Result<Plan, Failu
         "username": name,
         "usernameKey": folded(name),
         "passwordHash": hash.expose(),
-        "enabled": enabled,
+        "enabled": is_enabled,
     }));
     describe(&mut record, profile);
     let mut plan = Plan::default();
@@ -135,20 +132,22 @@ pub(super) fn set_enabled(caller: &Caller<'_>, user: &str, enabled: bool) -> Res
     Ok(plan)
 }
 
-pub(super) fn change_password(caller: &Caller<'_>, order: &Order, circumstances: Circumstances<'_>) -> Result<Plan, Failure> {
-    let Change::ChangePassword {
-        proof,
+pub(super) fn replace_password(
+    caller: &Caller<'_>,
+    password: &NewPassword,
+    connection: Option<ConnectionId>,
+    circumstances: Circumstances<'_>,
+) -> Result<Plan, Failure> {
+    let NewPassword {
+        proven,
         hash,
         session,
         old,
         new,
-    } = &order.change
-    else {
-        return Err(Failure::internal());
-    };
+    } = password;
     let directory = caller.directory;
     let user = directory.user(caller.id).ok_or_else(no_such_user)?;
-    if user.password != proof.hash {
+    if user.password != *proven {
         return Err(Failure::new(ErrorCode::Unauthorized, "Current password is incorrect"));
     }
     let mut plan = Plan::default();
@@ -168,7 +167,7 @@ pub(super) fn change_password(caller: &Caller<'_>, order: &Order, circumstances:
         plan.former_token = Some((Arc::clone(session), *old));
     }
     plan.changes_rights = true;
-    plan.effects.push(Effect::Revoke(Arc::clone(&user.id), order.connection));
+    plan.effects.push(Effect::Revoke(Arc::clone(&user.id), connection));
     Ok(plan)
 }
 
