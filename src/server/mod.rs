@@ -28,6 +28,7 @@ pub mod fuzzing {
 }
 mod handlers;
 mod http;
+mod identity;
 mod listener;
 mod shutdown;
 #[cfg(test)]
@@ -124,7 +125,7 @@ impl NoexServer {
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?.map(Arc::new);
         let context = Arc::new(handler_context(store.clone(), &config, &registry, port, audit.clone()));
         let overview = Arc::clone(&context.overview);
-        let authority = ChosenAuthority::new(&config, &store, overview.presence())?;
+        let authority = ChosenAuthority::new(&config, &store, overview.presence()).await?;
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
