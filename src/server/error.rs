@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use super::access::KeyFault;
 use super::config::ConfigError;
 
 /// Why the server does not start.
@@ -11,6 +12,9 @@ pub enum StartError {
     /// A value of the configuration is out of bounds, or a definition in it is malformed.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A key that tokens are to be checked with cannot be used.
+    #[error("the configuration's keys cannot be used: {0}")]
+    Keys(#[from] KeyFault),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -36,7 +40,7 @@ impl StartError {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Internal(_) => 1,
-            Self::Config(_) | Self::Definitions(_) => 2,
+            Self::Config(_) | Self::Keys(_) | Self::Definitions(_) => 2,
             Self::Storage(_) => 3,
             Self::Bind { .. } => 4,
         }

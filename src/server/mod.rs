@@ -13,6 +13,7 @@
 
 mod access;
 mod admission;
+mod authority;
 mod bootstrap;
 pub mod config;
 mod connection;
@@ -43,12 +44,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ractor::ActorCell;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
+pub use access::KeyFault;
+pub use authority::RevocationFilter;
 pub use config::Config;
 pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
-use self::access::Open;
 use self::admission::Gatekeeper;
+use self::authority::ChosenAuthority;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, FAREWELLS_MAX, Limits, StoreSessions};
@@ -57,7 +60,7 @@ use self::http::Endpoint;
 use self::listener::{Gate, Reception};
 use self::statistics::Overview;
 use crate::protocol::Part;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Handshakes that may always be in progress, however few connections there may be.
 const HANDSHAKES_MIN: usize = 64;
@@ -69,6 +72,7 @@ pub struct NoexServer {
     gate: Arc<Gate>,
     registry: Arc<Registry>,
     overview: Arc<Overview>,
+    authority: ChosenAuthority,
     root: ActorCell,
     grace: Duration,
     /// Becomes true when the grace period is to end at once.
@@ -116,6 +120,7 @@ impl NoexServer {
         let port = gate.local_address().port();
         let context = Arc::new(handler_context(store.clone(), &config, &registry, port));
         let overview = Arc::clone(&context.overview);
+        let authority = ChosenAuthority::new(&config, &store, overview.presence())?;
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
@@ -129,7 +134,7 @@ impl NoexServer {
                 farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
                 sessions: StoreSessions {
                     context,
-                    authority: Arc::new(Open),
+                    authority: authority.get(),
                     presence: Arc::clone(overview.presence()),
                     deadlines: Arc::default(),
                     log_in_within: config.connection_limits.unauthenticated_timeout,
@@ -150,6 +155,7 @@ impl NoexServer {
             gate,
             registry,
             overview,
+            authority,
             root,
             grace: config.shutdown.grace_period,
             hurry: watch::Sender::new(false),
@@ -209,6 +215,38 @@ impl NoexServer {
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.overview.connections().collect()
+    }
+
+    /// Tells the connections of a user that their session is revoked, closes them with 4002, and keeps the user from
+    /// logging in by a token for [`Config::revocation_ttl`]. Gives the number of connections.
+    ///
+    /// ```
+    /// # use noex_server::server::{Config, NoexServer, config::{AuthConfig, Storage}};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let auth = Some(AuthConfig::default());
+    /// let server = NoexServer::start(Config { port: 0, auth, storage: Storage::Memory, ..Config::default() }).await?;
+    /// assert_eq!(server.revoke_session("ida").await?, 0);
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the store cannot keep that beyond a restart. It is done nevertheless.
+    pub async fn revoke_session(&self, user: &str) -> Result<usize, StoreError> {
+        self.authority.revoke(&[user]).await
+    }
+
+    /// As [`NoexServer::revoke_session`], for all users who are logged in and fit a filter; an empty one fits all.
+    ///
+    /// # Errors
+    /// As [`NoexServer::revoke_session`].
+    pub async fn revoke_sessions(&self, filter: &RevocationFilter) -> Result<usize, StoreError> {
+        let users = self.overview.presence().users_with(filter.role.as_deref());
+        let fits = |user: &Arc<str>| filter.user.as_deref().is_none_or(|wanted| wanted == &**user);
+        let users: Vec<_> = users.into_iter().filter(fits).collect();
+        self.authority.revoke(&users).await
     }
 
     /// The store that is served.

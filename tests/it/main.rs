@@ -19,4 +19,5 @@ mod resuming;
 mod row_rules;
 mod shutdown;
 mod tidy;
+mod tokens;
 mod vectors;

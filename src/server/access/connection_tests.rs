@@ -96,6 +96,7 @@ fn login(user: &str, roles: &[&str]) -> Login {
         principal: Arc::new(Principal::new(user, roles.iter().copied())),
         token: TokenDigest::of(user),
         session: None,
+        proof: None,
     }
 }
 

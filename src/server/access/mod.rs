@@ -19,10 +19,12 @@ mod principal;
 mod rights;
 mod secret;
 mod target;
+mod tokens;
 
 pub use self::permissions::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 pub use self::principal::Principal;
 pub use self::secret::Secret;
+pub use self::tokens::KeyFault;
 
 pub(crate) use self::authority::{Authority, Standing, Work};
 pub(crate) use self::connection::{Access, Change, Followed, step_operation};
@@ -33,3 +35,4 @@ pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};
 pub(crate) use self::target::Target;
+pub(crate) use self::tokens::{Revocations, TokenAuthority};

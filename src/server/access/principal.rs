@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::tokens::Proof;
+
 /// Who somebody is: what a token, or a login, says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Principal {
@@ -72,4 +74,6 @@ pub(crate) struct Login {
     pub(crate) token: TokenDigest,
     /// The name of the stored session, where there is one: for logs and the audit, and for nothing else.
     pub(crate) session: Option<Arc<str>>,
+    /// Why it holds, where that is a token that others have issued.
+    pub(crate) proof: Option<Arc<Proof>>,
 }

@@ -15,9 +15,18 @@ pub(super) fn login(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     Ok(Handled::Alone(Box::pin(async move {
         match working.await {
             Ok(login) => Completion::with(id, described(id, &login), Effect::LoggedIn(login)),
-            Err(failure) => Completion::new(id, Err(failure)),
+            Err(failure) => Completion::with(id, Err(failure.clone()), after_refusal(&failure)),
         }
     })))
+}
+
+/// A login that fails leaves the session as it was, unless the user was revoked.
+fn after_refusal(failure: &Failure) -> Effect {
+    if failure.code() == ErrorCode::SessionRevoked {
+        Effect::LoggedOut
+    } else {
+        Effect::Nothing
+    }
 }
 
 /// `auth.refresh`: another token of the same user takes the place of the one that the connection came by.

@@ -65,6 +65,8 @@ fn lookup(path: &str, principal: &Principal) -> Option<Value> {
         return None;
     }
     let value = match parts.next()? {
+        // Whoever is not logged in has none.
+        "userId" if principal.user_id.is_empty() => return None,
         "userId" => Value::from(principal.user_id.as_str()),
         "roles" => Value::from(principal.roles.clone()),
         "metadata" => parts.next().and_then(|name| principal.metadata.get(name)).cloned()?,
