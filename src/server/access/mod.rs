@@ -19,7 +19,7 @@ mod principal;
 mod rights;
 mod secret;
 mod target;
-mod tokens;
+pub(crate) mod tokens;
 
 pub use self::permissions::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 pub use self::principal::Principal;

@@ -98,10 +98,7 @@ pub(super) fn load(config: &JwtConfig) -> Result<Vec<Key>, KeyFault> {
     if let Some(secret) = &config.secret {
         let bytes = secret.expose().as_bytes();
         if bytes.len() < SECRET_BYTES_MIN {
-            return Err(KeyFault::new(
-                "auth.jwt.secret",
-                format!("expected at least {SECRET_BYTES_MIN} bytes"),
-            ));
+            return Err(short_secret());
         }
         if !is_listed(JwtAlgorithm::Hs256) {
             return Err(unlisted("auth.jwt.secret", JwtAlgorithm::Hs256));
@@ -134,6 +131,10 @@ pub(super) fn load(config: &JwtConfig) -> Result<Vec<Key>, KeyFault> {
         ));
     }
     Ok(keys)
+}
+
+pub(super) fn short_secret() -> KeyFault {
+    KeyFault::new("auth.jwt.secret", format!("expected at least {SECRET_BYTES_MIN} bytes"))
 }
 
 fn unlisted(place: &str, algorithm: JwtAlgorithm) -> KeyFault {
