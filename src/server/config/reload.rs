@@ -23,8 +23,8 @@ impl Reload {
                 auth.tokens.clone_from(&new.tokens);
                 auth.permissions.clone_from(&new.permissions);
             }
-            (auth, new) if auth == new => {}
-            _ => waiting.push("auth"),
+            (auth, new) if *auth == *new => {}
+            (Some(_) | None, Some(_) | None) => waiting.push("auth"),
         }
         waiting.extend(differences(running, new));
         Self { config, waiting }

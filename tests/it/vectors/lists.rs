@@ -29,5 +29,47 @@ pub const WAITING: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Vectors that hold on servers without logins alone.
-pub const NOT_AS_ADMIN: &[(&str, &str, &str)] = &[];
+const ONE_QUOTA: &str = "requests of one user share a quota, and logins use up that of the address";
+const NO_LOGINS: &str = "says what a server without logins says";
+
+/// Vectors that hold only where nobody is logged in. They too are run by an administrator, and must fail.
+pub const NOT_AS_ADMIN: &[(&str, &str, &str)] = &[
+    (
+        "backpressure-and-limits",
+        "connections of one address share a rate limit",
+        ONE_QUOTA,
+    ),
+    (
+        "config-from-file",
+        "only the configured path is served, whatever stands behind a question mark",
+        "a token behind the question mark is looked at",
+    ),
+    ("pipeline", "operations of what is not configured are unknown", NO_LOGINS),
+    (
+        "rate-limits",
+        "with no requests allowed everything is refused and the connection stays",
+        ONE_QUOTA,
+    ),
+    (
+        "server-operations",
+        "connections are listed in the order in which they came, with what they hold, until they are gone",
+        NO_LOGINS,
+    ),
+    (
+        "server-operations",
+        "requests are counted by what became of them and timed by what they need",
+        "the login counts",
+    ),
+    (
+        "server-operations",
+        "the statistics of the server have all fields of the contract, counted from its start",
+        NO_LOGINS,
+    ),
+    ("stats", "server statistics show the connections and what is switched on", NO_LOGINS),
+    (
+        "trusted-proxies",
+        "clients behind a trusted proxy have quotas of their own",
+        ONE_QUOTA,
+    ),
+    ("unknown-operations", "what is not configured says so", NO_LOGINS),
+];
