@@ -92,7 +92,7 @@ fn entry(operation: Operation) -> Entry {
             RESULT,
         ),
         O::StoreDeleteMany => Entry::new(orders(json!({ "filter": { "id": "nobody's" } })), RESULT, Who::Writers, RESULT),
-        O::StoreClear => Entry::new(json!({ "bucket": "empty" }), RESULT, Who::Writers, FORBIDDEN),
+        O::StoreClear => Entry::new(json!({ "bucket": "cellar" }), RESULT, Who::Writers, FORBIDDEN),
         O::StoreTransaction => Entry::new(
             json!({ "operations": [{ "op": "get", "bucket": "orders", "key": "o-bob" }, { "op": "count", "bucket": "orders" }] }),
             RESULT,
@@ -101,7 +101,7 @@ fn entry(operation: Operation) -> Entry {
         ),
         O::StoreGet => read(json!({ "key": "o-bob" })),
         O::StoreAll => read(json!({})),
-        O::StoreWhere | O::StoreFindOne => read(json!({ "filter": { "id": { "$ne": "x" } } })),
+        O::StoreWhere | O::StoreFindOne => read(json!({ "filter": { "n": { "$gte": 1 } } })),
         O::StoreCount => read(json!({})),
         O::StoreFirst | O::StoreLast => read(json!({ "n": 10 })),
         O::StorePaginate => read(json!({ "limit": 10 })),
@@ -216,7 +216,7 @@ impl Caller {
 }
 
 /// What no stranger and no user of own rows may ever be sent: parts of other records, and other buckets.
-const HIDDEN: [&str; 5] = ["hidden", "o-bob", "vault", "empty", "secret"];
+const HIDDEN: [&str; 5] = ["hidden", "o-bob", "vault", "cellar", "secret"];
 
 fn own_rows_rule() -> Value {
     json!({ "allow": "store.*", "buckets": ["orders"], "where": { "owner": "ida" }, "fields": ["owner", "item", "n"] })
@@ -232,7 +232,7 @@ fn with_data(auth: Value) -> Value {
         "buckets": {
             "orders": { "key": "id", "schema": orders, "indexes": ["owner"] },
             "vault": { "key": "id", "schema": { "id": text, "code": text } },
-            "empty": { "key": "id", "schema": { "id": text } },
+            "cellar": { "key": "id", "schema": { "id": text } },
         },
         "queries": { "all-orders": { "bucket": "orders" }, "all-vault": { "bucket": "vault" } },
     })

@@ -307,7 +307,7 @@ impl Actor {
             json!({}),
             json!({ "owner": "u1" }),
             json!({ "level": { "$gte": 1 } }),
-            json!({ "a": { "$ne": "" } }),
+            json!({ "a": { "$gt": "" } }),
             json!({ "public": true }),
         ]);
         let bucket = |more: Value| {

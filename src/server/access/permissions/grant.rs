@@ -95,6 +95,13 @@ impl Grant {
         &self.allow
     }
 
+    /// Whether the grant allows an operation on any target. Who may touch a part of the records may not define, and events
+    /// and procedures know no parts.
+    fn allows_some(&self, asked: Asked<'_>) -> bool {
+        let knows_parts = asked.name.starts_with("store.") && asked.tier() != Some(Tier::Admin);
+        self.allows(asked.name) && (knows_parts || !self.is_partial())
+    }
+
     fn allows(&self, name: &str) -> bool {
         self.allow.iter().any(|allowed| pattern::matches(allowed, name))
     }
@@ -102,11 +109,7 @@ impl Grant {
     /// Whether the grant allows an operation on a target, by whatever scope.
     fn covers(&self, asked: Asked<'_>, target: &Target<'_>) -> bool {
         let is_of_store = asked.name.starts_with("store.");
-        if self.is_partial() && (!is_of_store || asked.tier() == Some(Tier::Admin)) {
-            // Who may touch a part of the records may not define, and events and procedures know no parts.
-            return false;
-        }
-        if !self.allows(asked.name) {
+        if !self.allows_some(asked) {
             return false;
         }
         match (target, &self.buckets, &self.topics) {
@@ -161,7 +164,7 @@ impl Allowance {
 
     /// Whether it allows what shows parts of all buckets, of whichever.
     fn shows_some(&self, asked: Asked<'_>) -> bool {
-        self.grant.allows(asked.name)
+        self.grant.allows_some(asked)
     }
 
     /// Whether it allows transactions as such on a bucket, and says nothing of single operations.
