@@ -93,15 +93,19 @@ families! {
     with_logins {
         audit = "audit",
         auth_jwt = "auth-jwt",
+        auth_refresh = "auth-refresh",
         auth_tokens = "auth-tokens",
         identity_acl_ownership = "identity-acl-ownership",
         identity_attacks = "identity-attacks",
         identity_roles = "identity-roles",
         identity_sessions = "identity-sessions",
         identity_users = "identity-users",
+        login_deadline = "login-deadline",
         login_gate = "login-gate",
+        row_rules = "row-rules",
         sessions = "sessions",
         tiers_and_permissions = "tiers-and-permissions",
+        upgrade_tokens = "upgrade-tokens",
     }
 }
 
