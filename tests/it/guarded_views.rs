@@ -135,10 +135,20 @@ fn secrets(text: &str) -> BTreeSet<String> {
     pattern.find_iter(text).map(|found| found.as_str().to_owned()).collect()
 }
 
+/// A query that somebody watches.
+struct Watched {
+    query: &'static str,
+    sink: Arc<Recorder>,
+    subscribed: Subscribed,
+    latest: Arc<ViewResult>,
+    /// What comes of the deltas.
+    value: Value,
+}
+
 /// Somebody who follows everything within a guard, also as deltas.
 struct Follower {
     bounds: Bounds,
-    views: Vec<(&'static str, Arc<Recorder>, Subscribed, Arc<ViewResult>, Value)>,
+    views: Vec<Watched>,
     feed: (Arc<Recorder>, Followed, BTreeMap<String, Value>),
     /// What there was at earlier commits.
     before: Vec<(u64, Vec<Value>)>,
@@ -150,8 +160,13 @@ impl Follower {
         for query in QUERIES {
             let sink = Arc::new(Recorder::default());
             let subscribed = subscribe(store, query, &bounds, None, &sink).await.unwrap();
-            let (result, value) = (Arc::clone(&subscribed.result), value_of(&subscribed.result));
-            views.push((query, sink, subscribed, result, value));
+            views.push(Watched {
+                query,
+                sink,
+                latest: Arc::clone(&subscribed.result),
+                value: value_of(&subscribed.result),
+                subscribed,
+            });
         }
         let sink = Arc::new(Recorder::default());
         let followed = follow(store, &bounds, None, &sink).await.unwrap();
@@ -168,7 +183,14 @@ impl Follower {
     /// Takes what was pushed, and compares it with what there is.
     async fn check(&mut self, store: &Store) {
         let there = self.bounds.there(store);
-        for (query, sink, _, latest, value) in &mut self.views {
+        for watched in &mut self.views {
+            let Watched {
+                query,
+                sink,
+                latest,
+                value,
+                subscribed: _,
+            } = watched;
             for update in sink.take() {
                 let Update::Result(result) = update else {
                     panic!("unexpected {update:?}")
@@ -200,7 +222,7 @@ impl Follower {
     async fn come_back(&self, store: &Store) {
         let there = self.bounds.there(store);
         for (seq, before) in &self.before {
-            for (query, _, subscribed, ..) in &self.views {
+            for Watched { query, subscribed, .. } in &self.views {
                 let cursor = subscribed.scope.at(*seq);
                 let again = subscribe(store, query, &self.bounds, Some(cursor), &Arc::default()).await.unwrap();
                 let Some(delta) = &again.resumed else { continue };
