@@ -15,7 +15,7 @@ use super::entry::{Entry, TEXT_BYTES_MAX, Verdict, bounded};
 use super::file::LogFile;
 use super::queue::{Append, FileQueue};
 use super::rings::{Added, Ring, Rings};
-use super::{Answer, AuditLog, Filter, NotRecorded, Query};
+use super::{Answer, AuditLog, Filter, NotRecorded, Query, verify};
 use crate::protocol::{ConnectionId, ErrorCode};
 use crate::server::config::AuditConfig;
 
@@ -500,4 +500,50 @@ async fn strangers_cannot_fill_the_file() {
     assert_eq!((missed, written.len()), (500 - 120, 122));
     assert_eq!(written[119..], ["119", "500", "a"]);
     assert_eq!(log.len(), 502);
+}
+
+#[test]
+fn a_log_is_verified_line_by_line_and_every_change_in_it_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let mut file = LogFile::open(&path, 1_000, 100).unwrap();
+    for id in 1..=12 {
+        file.append(&[numbered(id)], 0).unwrap();
+    }
+    drop(file);
+    let verified = verify(&path).unwrap();
+    assert!(verified.is_whole && !verified.is_torn && verified.files.len() > 2, "{verified:?}");
+    assert_eq!((verified.lines, verified.head.len()), (12, 64));
+    assert_eq!(verified.files.last(), Some(&path));
+
+    let aside = &verified.files[1];
+    let sound = fs::read(aside).unwrap();
+    for at in 0..sound.len() {
+        let mut changed = sound.clone();
+        changed[at] ^= 1;
+        fs::write(aside, &changed).unwrap();
+        assert!(verify(&path).is_err(), "byte {at}");
+    }
+    let first_line = sound.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(aside, &sound[first_line..]).unwrap();
+    let error = verify(&path).unwrap_err().to_string();
+    assert!(error.ends_with("line 1: does not follow from the line before it"), "{error}");
+    fs::remove_file(aside).unwrap();
+    assert!(verify(&path).is_err());
+    fs::write(aside, &sound).unwrap();
+
+    // Without its oldest files it is sound, and not whole; with a torn end it says so.
+    fs::remove_file(&verified.files[0]).unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"{\"id\":")
+        .unwrap();
+    let rest = verify(&path).unwrap();
+    assert!(!rest.is_whole && rest.is_torn);
+    assert_eq!(rest.head, verified.head);
+    fs::write(&path, "[]\n").unwrap();
+    assert!(verify(&path).unwrap_err().to_string().ends_with("line 1: is no entry"));
+    assert!(verify(&folder.path().join("none")).is_err());
 }
