@@ -411,18 +411,23 @@ async fn all_that_waits_is_written_at_once_and_in_order() {
 
 #[tokio::test]
 async fn a_full_queue_makes_everybody_wait_and_a_fuller_one_counts_what_it_misses() {
-    struct Missing(Arc<Mutex<u64>>, Arc<Gate>);
+    /// Adds up what is missing, and says when it has begun to write, which it ends when the test lets it.
+    struct Missing(Arc<Mutex<u64>>, Arc<Gate>, std::sync::mpsc::Sender<()>);
     impl Append for Missing {
         fn append(&mut self, _: &[Arc<Entry>], missed: u64) -> io::Result<()> {
+            let _ = self.2.send(());
             self.1.pass();
             *self.0.lock() += missed;
             Ok(())
         }
     }
     let (missed, gate) = (Arc::<Mutex<u64>>::default(), Arc::new(Gate::default()));
+    let (begin, begun) = std::sync::mpsc::channel();
     gate.shut();
-    let queue = FileQueue::start(Box::new(Missing(Arc::clone(&missed), Arc::clone(&gate)))).unwrap();
-    let waits: Vec<_> = (1..=150_000).map(|id| queue.append(numbered(id), false).is_some()).collect();
+    let queue = FileQueue::start(Box::new(Missing(Arc::clone(&missed), Arc::clone(&gate), begin))).unwrap();
+    assert!(queue.append(numbered(1), false).is_none());
+    begun.recv().unwrap();
+    let waits: Vec<_> = (2..=150_000).map(|id| queue.append(numbered(id), false).is_some()).collect();
     let first = waits.iter().position(|waits| *waits).expect("it is full at some time");
     let last = waits.iter().rposition(|waits| *waits).expect("likewise");
     assert!((1_000..20_000).contains(&first), "{first}");
