@@ -5,5 +5,6 @@ mod banner;
 mod logging;
 mod run;
 mod serve;
+mod token;
 
 pub use run::run;

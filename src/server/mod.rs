@@ -11,7 +11,7 @@
 //! # }
 //! ```
 
-mod access;
+pub(crate) mod access;
 mod admission;
 mod audit;
 mod authority;
@@ -130,6 +130,7 @@ impl NoexServer {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
             gatekeeper: Gatekeeper::from(&config),
+            authority: authority.get(),
             accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             // As many again as there may be connections: a storm that fills all seats gets in at once, and with few

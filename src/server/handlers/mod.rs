@@ -39,7 +39,7 @@ pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
-use crate::server::access::{Access, Change, Login, Principal, Scope};
+use crate::server::access::{Access, Change, Judged, Login, Principal, Scope};
 use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
@@ -81,6 +81,8 @@ pub struct Session {
     access: Access,
     /// With how much of its target the request may be carried out that was admitted last.
     scope: Scope,
+    /// The bucket that was judged then, where it named a query.
+    judged: Judged,
     figures: Arc<ConnectionFigures>,
     /// Whether another user is logged in than whoever counts requests knows.
     user_is_news: bool,
@@ -98,6 +100,7 @@ impl Session {
             subscriptions: Subscriptions::counted_by(figures.subscriptions()),
             access,
             scope: Scope::Everything,
+            judged: Judged::Whatever,
             figures,
             user_is_news: false,
             trace: None,
@@ -113,9 +116,11 @@ impl Session {
         if !self.access.authority().is_on() {
             return Ok(());
         }
-        match self.access.admit(request, &self.context.store.snapshot()) {
+        let state = self.context.store.snapshot();
+        match self.access.admit(request, &state) {
             Ok(scope) => {
                 self.scope = scope;
+                self.judged = self.access.judged(request, &state);
                 Ok(())
             }
             Err(failure) => {
@@ -237,16 +242,18 @@ impl Session {
             return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Some(Tier::Write) => request_key::read(operation, request.fields())?,
+            Some(Tier::Write) => request_key::read(operation, request.fields(), self.access.principal())?,
             Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
             context: &self.context,
             id: request.id(),
+            operation,
             fields: request.fields(),
             request_key,
             access: &self.access,
             scope: &self.scope,
+            judged: &self.judged,
         };
         match operation {
             Operation::StoreInsert => store_writes::insert(call),
@@ -337,6 +344,7 @@ fn wall_clock_ms() -> u64 {
 struct Call<'c, 'a> {
     context: &'c Arc<HandlerContext>,
     id: Number,
+    operation: Operation,
     fields: &'c Fields<'a>,
     /// Where a write is to be carried out once: what it is known by.
     request_key: Option<RequestKey>,
@@ -345,6 +353,8 @@ struct Call<'c, 'a> {
     /// With how much of what the request touches they may do it. A handler reads its target from the very field that the
     /// operation's [`Touches`](crate::protocol::Touches) names: this is what was judged.
     scope: &'c Scope,
+    /// The bucket that was judged where the request names a query.
+    judged: &'c Judged,
 }
 
 impl Call<'_, '_> {
@@ -355,9 +365,13 @@ impl Call<'_, '_> {
         }
     }
 
-    /// Gives an operation its place in the order of commits.
+    /// Gives an operation its place in the order of commits, within what whoever asks may touch.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
         let store = &self.context.store;
+        let operation = match self.scope {
+            Scope::Everything => operation,
+            Scope::Guarded(guard) => operation.within(Arc::clone(guard)),
+        };
         let commit = match &self.request_key {
             None => store.submit(operation)?,
             Some(key) => store.submit_once(operation, key.clone())?,
