@@ -8,7 +8,6 @@ use clap::{CommandFactory, Parser};
 
 use super::args::{Args, Command};
 use super::{logging, serve, token};
-use crate::server::config::Resolved;
 use crate::server::{Verified, verify_audit_log};
 
 /// A fault at run time that the server cannot survive.
@@ -29,6 +28,7 @@ pub fn run() -> ExitCode {
 }
 
 fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    let variables: Vec<_> = variables.into_iter().collect();
     if let Some(shell) = args.completions {
         return print(&completions(shell));
     }
@@ -47,20 +47,21 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
             };
         }
     }
-    let Resolved { config, log, warnings } = match args.sources(variables).resolve() {
+    let read = || args.sources(variables.clone()).resolve();
+    let resolved = match read() {
         Ok(resolved) => resolved,
         Err(error) => return complain(&error, BAD_CONFIGURATION),
     };
-    if let Err(error) = logging::start(log) {
+    if let Err(error) = logging::start(resolved.log) {
         return complain(&*error, FAULT);
     }
-    for warning in warnings {
+    for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
     if args.check {
         return print(b"The configuration is fine.\n");
     }
-    ExitCode::from(serve::serve(config))
+    ExitCode::from(serve::serve(resolved, read))
 }
 
 /// What is said of an audit log that is sound.

@@ -11,6 +11,7 @@ mod failure;
 mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod identity;
 mod limits;
 mod recording;
 mod request_key;
@@ -298,33 +299,33 @@ impl Session {
             Operation::AuthRefresh => auth::refresh(call),
             Operation::AuthLogout => auth::logout(call),
             Operation::AuthWhoami => auth::whoami(call),
-            Operation::IdentityLogin
-            | Operation::IdentityLoginWithSecret
-            | Operation::IdentityLogout
-            | Operation::IdentityWhoami
-            | Operation::IdentityRefreshSession
-            | Operation::IdentityCreateUser
-            | Operation::IdentityGetUser
-            | Operation::IdentityUpdateUser
-            | Operation::IdentityDeleteUser
-            | Operation::IdentityListUsers
-            | Operation::IdentityEnableUser
-            | Operation::IdentityDisableUser
-            | Operation::IdentityChangePassword
-            | Operation::IdentityResetPassword
-            | Operation::IdentityCreateRole
-            | Operation::IdentityUpdateRole
-            | Operation::IdentityDeleteRole
-            | Operation::IdentityListRoles
-            | Operation::IdentityAssignRole
-            | Operation::IdentityRemoveRole
-            | Operation::IdentityGetUserRoles
-            | Operation::IdentityGrant
-            | Operation::IdentityRevoke
-            | Operation::IdentityGetAcl
-            | Operation::IdentityMyAccess
-            | Operation::IdentityGetOwner
-            | Operation::IdentityTransferOwner => Err(Failure::absent(Part::Identity)),
+            Operation::IdentityLogin => identity::login(&identity::asking(call)?),
+            Operation::IdentityLoginWithSecret => identity::login_with_secret(&identity::asking(call)?),
+            Operation::IdentityLogout => identity::logout(&identity::asking(call)?),
+            Operation::IdentityWhoami => identity::whoami(&identity::asking(call)?),
+            Operation::IdentityRefreshSession => identity::refresh_session(&identity::asking(call)?),
+            Operation::IdentityCreateUser => identity::create_user(&identity::asking(call)?),
+            Operation::IdentityGetUser => identity::get_user(&identity::asking(call)?),
+            Operation::IdentityUpdateUser => identity::update_user(&identity::asking(call)?),
+            Operation::IdentityDeleteUser => identity::delete_user(&identity::asking(call)?),
+            Operation::IdentityListUsers => identity::list_users(&identity::asking(call)?),
+            Operation::IdentityEnableUser => identity::enable_user(&identity::asking(call)?),
+            Operation::IdentityDisableUser => identity::disable_user(&identity::asking(call)?),
+            Operation::IdentityChangePassword => identity::change_password(&identity::asking(call)?),
+            Operation::IdentityResetPassword => identity::reset_password(&identity::asking(call)?),
+            Operation::IdentityCreateRole => identity::create_role(&identity::asking(call)?),
+            Operation::IdentityUpdateRole => identity::update_role(&identity::asking(call)?),
+            Operation::IdentityDeleteRole => identity::delete_role(&identity::asking(call)?),
+            Operation::IdentityListRoles => identity::list_roles(&identity::asking(call)?),
+            Operation::IdentityAssignRole => identity::assign_role(&identity::asking(call)?),
+            Operation::IdentityRemoveRole => identity::remove_role(&identity::asking(call)?),
+            Operation::IdentityGetUserRoles => identity::get_user_roles(&identity::asking(call)?),
+            Operation::IdentityGrant => identity::grant(&identity::asking(call)?),
+            Operation::IdentityRevoke => identity::revoke(&identity::asking(call)?),
+            Operation::IdentityGetAcl => identity::get_acl(&identity::asking(call)?),
+            Operation::IdentityMyAccess => identity::my_access(&identity::asking(call)?),
+            Operation::IdentityGetOwner => identity::get_owner(&identity::asking(call)?),
+            Operation::IdentityTransferOwner => identity::transfer_owner(&identity::asking(call)?),
             Operation::AuditQuery => audit::query(call),
             // The connection takes batches apart, so that only one within another comes here.
             Operation::Batch => Err(Failure::new(
