@@ -11,6 +11,8 @@ mod conformance;
 mod durability;
 mod embedding;
 mod every_operation;
+mod guarded_views;
+mod guards;
 mod http;
 mod live_queries;
 mod live_views;
