@@ -7,6 +7,7 @@
 //!
 //! Rights are asked about a [`Target`]: what a request really touches, read from the one field that its operation uses.
 
+mod asking;
 mod authority;
 mod connection;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::principal::Principal;
 pub use self::secret::Secret;
 pub use self::tokens::KeyFault;
 
+pub(crate) use self::asking::Allowed;
 pub(crate) use self::authority::{Authority, Standing, Work};
 pub(crate) use self::connection::{Access, Change, Followed, step_operation};
 pub(crate) use self::deadlines::Deadlines;

@@ -35,7 +35,7 @@ pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
-use crate::server::access::{Access, Change, Login, Principal, Scope};
+use crate::server::access::{Access, Change, Login, Principal, Scope, Work};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
@@ -64,6 +64,16 @@ pub struct HandlerContext {
     pub parts: Vec<Part>,
     /// How many reads of many rows may be under way at once, on threads of their own.
     pub long_reads: Arc<Semaphore>,
+}
+
+/// Whether a request may be carried out.
+pub(crate) enum Admittance {
+    /// It may.
+    Granted,
+    /// It may not: the answer to it.
+    Refused(Vec<u8>),
+    /// It is not known yet. The same request has to be brought again when this is over, and no other before.
+    Asking(Work<()>),
 }
 
 /// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
@@ -95,21 +105,26 @@ impl Session {
     }
 
     /// Whether whoever is logged in may have a request carried out.
-    ///
-    /// # Errors
-    /// The answer to it.
-    pub fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
+    pub(crate) fn admit(&mut self, request: &Request<'_>) -> Admittance {
         self.look_at_access(true);
         if !self.access.authority().is_on() {
-            return Ok(());
+            return Admittance::Granted;
         }
-        match self.access.admit(request, &self.context.store.snapshot()) {
-            Ok(scope) => {
-                self.scope = scope;
-                Ok(())
-            }
-            Err(failure) => Err(failure.answer(request.id(), self.context.expose_error_details)),
+        match self.judge(request) {
+            Ok(None) => Admittance::Granted,
+            Ok(Some(asking)) => Admittance::Asking(asking),
+            Err(failure) => Admittance::Refused(failure.answer(request.id(), self.context.expose_error_details)),
         }
+    }
+
+    /// Gives what has to be over before the request can be judged.
+    fn judge(&mut self, request: &Request<'_>) -> Result<Option<Work<()>>, Failure> {
+        let state = self.context.store.snapshot();
+        let asking = self.access.ask_first(request, &state)?;
+        if asking.is_none() {
+            self.scope = self.access.admit(request, &state)?;
+        }
+        Ok(asking)
     }
 
     /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.
