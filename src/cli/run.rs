@@ -8,7 +8,6 @@ use clap::{CommandFactory, Parser};
 
 use super::args::{Args, Command};
 use super::{logging, serve, token};
-use crate::server::config::Resolved;
 
 /// A fault at run time that the server cannot survive.
 pub(super) const FAULT: u8 = 1;
@@ -28,6 +27,7 @@ pub fn run() -> ExitCode {
 }
 
 fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    let variables: Vec<_> = variables.into_iter().collect();
     if let Some(shell) = args.completions {
         return print(&completions(shell));
     }
@@ -37,20 +37,21 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
             Err(problem) => complain(&problem, BAD_CONFIGURATION),
         };
     }
-    let Resolved { config, log, warnings } = match args.sources(variables).resolve() {
+    let read = || args.sources(variables.clone()).resolve();
+    let resolved = match read() {
         Ok(resolved) => resolved,
         Err(error) => return complain(&error, BAD_CONFIGURATION),
     };
-    if let Err(error) = logging::start(log) {
+    if let Err(error) = logging::start(resolved.log) {
         return complain(&*error, FAULT);
     }
-    for warning in warnings {
+    for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
     if args.check {
         return print(b"The configuration is fine.\n");
     }
-    ExitCode::from(serve::serve(config))
+    ExitCode::from(serve::serve(resolved, read))
 }
 
 fn completions(shell: clap_complete::Shell) -> Vec<u8> {

@@ -13,8 +13,8 @@ use super::deadlines::Deadlines;
 use super::presence::Place;
 use super::principal::{Login, Principal};
 use super::rights::{Asked, Rights, Scope};
-use super::target::{AbsentName, Named, Target, absent_target, query_target};
-use crate::protocol::{ConnectionId, Fields, Operation, Request, Touches, decode_text};
+use super::target::{AbsentName, Judged, Named, Target, absent_target, query_target};
+use crate::protocol::{BucketName, ConnectionId, Fields, Operation, Request, Touches, decode_text};
 use crate::server::connection::OutboxHandle;
 use crate::server::handlers::Failure;
 use crate::store::state::State;
@@ -127,6 +127,11 @@ impl Access {
     /// Whether nobody has logged in and the time for that is over.
     pub(crate) fn is_overdue(&self, now_ms: u64) -> bool {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
+    }
+
+    /// Whether the session has run out and nobody was told yet.
+    pub(crate) fn has_just_expired(&self) -> bool {
+        self.expiry_is_news
     }
 
     /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
@@ -310,7 +315,7 @@ impl Access {
     }
 
     fn judge_target(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, Failure> {
-        self.judged(self.judge(asked, target, Scope::Everything, || self.rights.judge(asked, target)))
+        self.told(self.judge(asked, target, Scope::Everything, || self.rights.judge(asked, target)))
     }
 
     /// That the embedding program has allowed the request that is being carried out, where it has.
@@ -350,7 +355,7 @@ impl Access {
             Touches::Session | Touches::Own => Ok(Scope::Everything),
             Touches::Visible => {
                 let judged = self.judge(asked, &Target::Server, (), || self.rights.judge_visible(asked));
-                self.judged(judged.map(|()| Scope::Everything))
+                self.told(judged.map(|()| Scope::Everything))
             }
             Touches::Steps => self.admit_steps(fields),
             Touches::Bucket
@@ -364,6 +369,26 @@ impl Access {
         }
     }
 
+    /// Which bucket is judged where a request names a query, on the state on which it is judged.
+    pub(crate) fn judged(&self, request: &Request<'_>, state: &State) -> Judged {
+        match request.operation() {
+            Some(operation) if matches!(operation.touches(), Touches::Query | Touches::QueryOrBucket) => {
+                let named = Named::read(operation, request.fields());
+                Judged::Query(named.target(state).bucket().map(BucketName::from))
+            }
+            Some(_) | None => Judged::Whatever,
+        }
+    }
+
+    /// Whether queries that are functions of the embedding program, which may look at anything, are to be shown.
+    pub(crate) fn shows_functions(&self, operation: Operation) -> bool {
+        let anything = Target::Query { name: "*", bucket: None };
+        if self.asking.verdict(operation.name(), &Target::Server) == Some(true) {
+            return true;
+        }
+        self.rights.judge(operation.into(), &anything) == Ok(Scope::Everything)
+    }
+
     /// Whether what an element of a transaction does may be done, and with how much of the bucket.
     ///
     /// # Errors
@@ -373,7 +398,7 @@ impl Access {
         let judged = self.judge(operation.into(), &target, Scope::Everything, || {
             self.rights.judge_step(operation, bucket)
         });
-        self.judged(judged)
+        self.told(judged)
     }
 
     /// Whether a bucket is to be shown by an operation that shows what the caller may see, and whether all of it is.
@@ -409,7 +434,7 @@ impl Access {
         Ok(())
     }
 
-    fn judged<T>(&self, judgement: Result<T, String>) -> Result<T, Failure> {
+    fn told<T>(&self, judgement: Result<T, String>) -> Result<T, Failure> {
         // Whoever is not logged in is told what would help.
         judgement.map_err(|refusal| match &self.login {
             Some(_) => Failure::forbidden(refusal),
@@ -426,7 +451,7 @@ impl Access {
         let reads_only = steps
             .iter()
             .all(|(operation, _)| operation.tier() == Some(crate::protocol::Tier::Read));
-        self.judged(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
+        self.told(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
         for (operation, bucket) in &steps {
             self.admit_step(*operation, bucket)?;
         }
