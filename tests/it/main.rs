@@ -17,6 +17,7 @@ mod http;
 mod live_queries;
 mod live_views;
 mod model;
+mod permission_check;
 mod readme;
 mod resuming;
 mod row_rules;
