@@ -15,6 +15,7 @@ mod live_queries;
 mod live_views;
 mod model;
 mod readme;
+mod reload;
 mod resuming;
 mod row_rules;
 mod shutdown;
