@@ -6,5 +6,6 @@ mod logging;
 mod run;
 mod serve;
 mod signals;
+mod token;
 
 pub use run::run;

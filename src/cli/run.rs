@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use super::args::Args;
-use super::{logging, serve};
+use super::args::{Args, Command};
+use super::{logging, serve, token};
 
 /// A fault at run time that the server cannot survive.
 pub(super) const FAULT: u8 = 1;
@@ -30,6 +30,12 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
     let variables: Vec<_> = variables.into_iter().collect();
     if let Some(shell) = args.completions {
         return print(&completions(shell));
+    }
+    if let Some(Command::Token(order)) = &args.command {
+        return match token::make(order, variables) {
+            Ok(token) => print(format!("{}\n", token.expose()).as_bytes()),
+            Err(problem) => complain(&problem, BAD_CONFIGURATION),
+        };
     }
     let read = || args.sources(variables.clone()).resolve();
     let resolved = match read() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::StartError;
 use super::access::{Authority, KeyFault, Open, Presence, Revocations, TokenAuthority};
 use super::config::{AuthConfig, Config};
+use super::identity::{self, IdentityAuthority};
 use crate::store::{Store, StoreError};
 
 /// Which of the users who are logged in are meant.
@@ -22,15 +23,20 @@ pub(super) enum ChosenAuthority {
     Open(Arc<Open>),
     /// Tokens that others have issued.
     Tokens(Arc<TokenAuthority>),
+    /// Users of our own.
+    Identity(Arc<IdentityAuthority>),
 }
 
 impl ChosenAuthority {
     /// # Errors
     /// Where what it needs cannot be used.
-    pub(super) fn new(config: &Config, store: &Store, presence: &Arc<Presence>) -> Result<Self, StartError> {
+    pub(super) async fn new(config: &Config, store: &Store, presence: &Arc<Presence>) -> Result<Self, StartError> {
         let Some(auth) = &config.auth else {
             return Ok(Self::Open(Arc::new(Open)));
         };
+        if let Some(authority) = identity::start(auth, store, presence).await? {
+            return Ok(Self::Identity(Arc::new(authority)));
+        }
         let revocations = Revocations::open(store.clone(), config.revocation_ttl);
         let authority = TokenAuthority::new(auth, revocations, Arc::clone(presence))?;
         Ok(Self::Tokens(Arc::new(authority)))
@@ -40,6 +46,7 @@ impl ChosenAuthority {
         match self {
             Self::Open(authority) => Arc::<Open>::clone(authority),
             Self::Tokens(authority) => Arc::<TokenAuthority>::clone(authority),
+            Self::Identity(authority) => Arc::<IdentityAuthority>::clone(authority),
         }
     }
 
@@ -50,7 +57,7 @@ impl ChosenAuthority {
     pub(super) fn reload(&self, auth: Option<&AuthConfig>) -> Result<(), KeyFault> {
         match (self, auth) {
             (Self::Tokens(authority), Some(auth)) => authority.reload(auth),
-            (Self::Open(_), _) | (Self::Tokens(_), None) => Ok(()),
+            (Self::Open(_) | Self::Identity(_), _) | (Self::Tokens(_), None) => Ok(()),
         }
     }
 
@@ -62,6 +69,7 @@ impl ChosenAuthority {
         match self {
             Self::Open(_) => Ok(0),
             Self::Tokens(authority) => authority.revoke(users).await,
+            Self::Identity(authority) => authority.revoke(users).await,
         }
     }
 }

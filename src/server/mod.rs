@@ -11,8 +11,9 @@
 //! # }
 //! ```
 
-mod access;
+pub(crate) mod access;
 mod admission;
+mod audit;
 mod authority;
 mod bootstrap;
 pub mod config;
@@ -27,6 +28,7 @@ pub mod fuzzing {
 }
 mod handlers;
 mod http;
+mod identity;
 mod listener;
 mod shutdown;
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
 use self::admission::Gatekeeper;
+use self::audit::AuditLog;
 use self::authority::ChosenAuthority;
 use self::config::Reload;
 use self::connection::heartbeat::HeartbeatQueue;
@@ -74,6 +77,7 @@ pub struct NoexServer {
     gate: Arc<Gate>,
     registry: Arc<Registry>,
     overview: Arc<Overview>,
+    audit: Option<Arc<AuditLog>>,
     authority: ChosenAuthority,
     /// What the server runs with by now.
     config: Mutex<Config>,
@@ -122,9 +126,10 @@ impl NoexServer {
         let gate = Arc::new(gate);
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
         let port = gate.local_address().port();
-        let context = Arc::new(handler_context(store.clone(), &config, &registry, port));
+        let audit = config.audit.as_ref().map(AuditLog::open).transpose()?.map(Arc::new);
+        let context = Arc::new(handler_context(store.clone(), &config, &registry, port, audit.clone()));
         let overview = Arc::clone(&context.overview);
-        let authority = ChosenAuthority::new(&config, &store, overview.presence())?;
+        let authority = ChosenAuthority::new(&config, &store, overview.presence()).await?;
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
@@ -160,6 +165,7 @@ impl NoexServer {
             gate,
             registry,
             overview,
+            audit,
             authority,
             root,
             grace: config.shutdown.grace_period,
@@ -322,6 +328,9 @@ impl NoexServer {
         shutdown::drain(&self.gate, &self.registry, grace, self.hurry.subscribe()).await;
         self.root.kill();
         self.registry.emptied().await;
+        if let Some(audit) = &self.audit {
+            audit.close().await;
+        }
         if self.store_owner == StoreOwner::Server
             && let Err(error) = self.store.close().await
         {
@@ -346,7 +355,7 @@ impl fmt::Debug for NoexServer {
 }
 
 /// What the sessions share on a server that listens on `port` and keeps its connections in `registry`.
-fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port: u16) -> HandlerContext {
+fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port: u16, audit: Option<Arc<AuditLog>>) -> HandlerContext {
     let limits = &config.connection_limits;
     let total_subscriptions = Arc::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -363,6 +372,7 @@ fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.
         long_reads: Arc::new(Semaphore::new(cores)),
+        audit,
     }
 }
 

@@ -40,6 +40,8 @@ mod fault_tests;
 mod feeds;
 mod fingerprint;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod handle;
 mod history;
 mod inbox;

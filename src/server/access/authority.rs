@@ -10,6 +10,7 @@ use super::rights::Rights;
 use super::secret::Secret;
 use super::tokens::mint::Signer;
 use crate::server::handlers::Failure;
+use crate::server::identity::Identity;
 
 /// Something that is on its way.
 pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -51,6 +52,11 @@ pub(crate) trait Authority: Send + Sync + 'static {
 
     /// Logs in with a token. The failure is what the client is told.
     fn log_in(&self, token: Secret, address: IpAddr) -> Work<Result<Login, Failure>>;
+
+    /// Users and roles of our own, where that is what it knows.
+    fn identity(&self) -> Option<&Arc<Identity>> {
+        None
+    }
 
     /// Ends what a login stands on, where that is ours to end: a stored session. When it is done, it is durable.
     fn log_out(&self, login: &Login) -> Work<Result<(), Failure>>;

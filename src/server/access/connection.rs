@@ -124,6 +124,11 @@ impl Access {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
     }
 
+    /// Whether the session has run out and nobody was told yet.
+    pub(crate) fn has_just_expired(&self) -> bool {
+        self.expiry_is_news
+    }
+
     /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
     /// they are, nothing can.
     pub(crate) fn may_have_changed(&self) -> bool {

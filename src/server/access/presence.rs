@@ -66,6 +66,13 @@ impl Presence {
         count
     }
 
+    /// The number of a user's connections.
+    pub(crate) fn connections_of(&self, user: &str) -> usize {
+        let mut count = 0;
+        self.each_of(user, |_, _| count += 1);
+        count
+    }
+
     /// The users with a role, as their connections know it.
     pub(crate) fn users_with(&self, role: Option<&str>) -> Vec<Arc<str>> {
         let live = self.users.lock();

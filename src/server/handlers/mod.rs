@@ -4,13 +4,16 @@
 //! query is there, whether filter and data are valid. The first problem is the answer.
 
 mod answer;
+mod audit;
 mod auth;
 mod encode;
 mod failure;
 mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod identity;
 mod limits;
+mod recording;
 mod request_key;
 mod server_info;
 mod store_admin;
@@ -20,6 +23,8 @@ mod subscriptions;
 mod transaction;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -28,14 +33,15 @@ use std::sync::atomic::AtomicUsize;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-pub use self::answer::{Completion, Handled, PendingAnswer};
-use self::answer::{Effect, Success};
+pub use self::answer::{Completion, Finished, Handled, PendingAnswer};
+use self::answer::{Effect, Success, WriteAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
 use crate::server::access::{Access, Change, Judged, Login, Principal, Scope};
+use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
@@ -64,6 +70,8 @@ pub struct HandlerContext {
     pub parts: Vec<Part>,
     /// How many reads of many rows may be under way at once, on threads of their own.
     pub long_reads: Arc<Semaphore>,
+    /// Where it is written down who did what, if that is asked for.
+    pub(crate) audit: Option<Arc<AuditLog>>,
 }
 
 /// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
@@ -79,6 +87,8 @@ pub struct Session {
     figures: Arc<ConnectionFigures>,
     /// Whether another user is logged in than whoever counts requests knows.
     user_is_news: bool,
+    /// What goes along with the request that is being carried out alone, where it is recorded.
+    trace: Option<Box<Trace>>,
 }
 
 impl Session {
@@ -94,6 +104,7 @@ impl Session {
             judged: Judged::Whatever,
             figures,
             user_is_news: false,
+            trace: None,
         }
     }
 
@@ -113,7 +124,10 @@ impl Session {
                 self.judged = self.access.judged(request, &state);
                 Ok(())
             }
-            Err(failure) => Err(failure.answer(request.id(), self.context.expose_error_details)),
+            Err(failure) => {
+                self.record_refusal(request, &failure);
+                Err(failure.answer(request.id(), self.context.expose_error_details))
+            }
         }
     }
 
@@ -143,7 +157,7 @@ impl Session {
     /// Brings the session up to date. `used` tells whether that is because of a request.
     fn look_at_access(&mut self, used: bool) {
         if self.access.may_have_changed() {
-            let change = self.access.refresh(wall_clock_ms(), used);
+            let change = self.refresh(wall_clock_ms(), used);
             self.follow(change);
         }
     }
@@ -165,12 +179,15 @@ impl Session {
 
     /// Carries out a request, or begins to.
     pub fn handle(&mut self, request: &Request<'_>) -> Handled {
+        if let Some(trace) = self.trace_of(request) {
+            return self.handle_recorded(request, trace);
+        }
         self.dispatch(request)
             .unwrap_or_else(|failure| Handled::Answer(failure.answer(request.id(), self.context.expose_error_details)))
     }
 
-    /// Ends a request that was carried out alone. Gives its answer.
-    pub fn complete(&mut self, mut completion: Completion) -> Vec<u8> {
+    /// Ends a request that was carried out alone. Gives its answer, where nothing has to be waited for any more.
+    pub fn complete(&mut self, mut completion: Completion) -> Finished<Completion> {
         match std::mem::replace(&mut completion.effect, Effect::Nothing) {
             Effect::Nothing => {}
             Effect::Opened(opened) => {
@@ -188,7 +205,11 @@ impl Session {
                 self.follow(change);
             }
         }
-        completion.encode(self.context.expose_error_details)
+        let waits = self.trace.take().and_then(|trace| self.record_completion(*trace, &mut completion));
+        match waits {
+            Some(work) => Finished::Waits(work),
+            None => Finished::Answer(completion.encode(self.context.expose_error_details)),
+        }
     }
 
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
@@ -278,34 +299,34 @@ impl Session {
             Operation::AuthRefresh => auth::refresh(call),
             Operation::AuthLogout => auth::logout(call),
             Operation::AuthWhoami => auth::whoami(call),
-            Operation::IdentityLogin
-            | Operation::IdentityLoginWithSecret
-            | Operation::IdentityLogout
-            | Operation::IdentityWhoami
-            | Operation::IdentityRefreshSession
-            | Operation::IdentityCreateUser
-            | Operation::IdentityGetUser
-            | Operation::IdentityUpdateUser
-            | Operation::IdentityDeleteUser
-            | Operation::IdentityListUsers
-            | Operation::IdentityEnableUser
-            | Operation::IdentityDisableUser
-            | Operation::IdentityChangePassword
-            | Operation::IdentityResetPassword
-            | Operation::IdentityCreateRole
-            | Operation::IdentityUpdateRole
-            | Operation::IdentityDeleteRole
-            | Operation::IdentityListRoles
-            | Operation::IdentityAssignRole
-            | Operation::IdentityRemoveRole
-            | Operation::IdentityGetUserRoles
-            | Operation::IdentityGrant
-            | Operation::IdentityRevoke
-            | Operation::IdentityGetAcl
-            | Operation::IdentityMyAccess
-            | Operation::IdentityGetOwner
-            | Operation::IdentityTransferOwner => Err(Failure::absent(Part::Identity)),
-            Operation::AuditQuery => Err(Failure::absent(Part::Audit)),
+            Operation::IdentityLogin => identity::login(&identity::asking(call)?),
+            Operation::IdentityLoginWithSecret => identity::login_with_secret(&identity::asking(call)?),
+            Operation::IdentityLogout => identity::logout(&identity::asking(call)?),
+            Operation::IdentityWhoami => identity::whoami(&identity::asking(call)?),
+            Operation::IdentityRefreshSession => identity::refresh_session(&identity::asking(call)?),
+            Operation::IdentityCreateUser => identity::create_user(&identity::asking(call)?),
+            Operation::IdentityGetUser => identity::get_user(&identity::asking(call)?),
+            Operation::IdentityUpdateUser => identity::update_user(&identity::asking(call)?),
+            Operation::IdentityDeleteUser => identity::delete_user(&identity::asking(call)?),
+            Operation::IdentityListUsers => identity::list_users(&identity::asking(call)?),
+            Operation::IdentityEnableUser => identity::enable_user(&identity::asking(call)?),
+            Operation::IdentityDisableUser => identity::disable_user(&identity::asking(call)?),
+            Operation::IdentityChangePassword => identity::change_password(&identity::asking(call)?),
+            Operation::IdentityResetPassword => identity::reset_password(&identity::asking(call)?),
+            Operation::IdentityCreateRole => identity::create_role(&identity::asking(call)?),
+            Operation::IdentityUpdateRole => identity::update_role(&identity::asking(call)?),
+            Operation::IdentityDeleteRole => identity::delete_role(&identity::asking(call)?),
+            Operation::IdentityListRoles => identity::list_roles(&identity::asking(call)?),
+            Operation::IdentityAssignRole => identity::assign_role(&identity::asking(call)?),
+            Operation::IdentityRemoveRole => identity::remove_role(&identity::asking(call)?),
+            Operation::IdentityGetUserRoles => identity::get_user_roles(&identity::asking(call)?),
+            Operation::IdentityGrant => identity::grant(&identity::asking(call)?),
+            Operation::IdentityRevoke => identity::revoke(&identity::asking(call)?),
+            Operation::IdentityGetAcl => identity::get_acl(&identity::asking(call)?),
+            Operation::IdentityMyAccess => identity::my_access(&identity::asking(call)?),
+            Operation::IdentityGetOwner => identity::get_owner(&identity::asking(call)?),
+            Operation::IdentityTransferOwner => identity::transfer_owner(&identity::asking(call)?),
+            Operation::AuditQuery => audit::query(call),
             // The connection takes batches apart, so that only one within another comes here.
             Operation::Batch => Err(Failure::new(
                 ErrorCode::ValidationError,
@@ -356,12 +377,12 @@ impl Call<'_, '_> {
             None => store.submit(operation)?,
             Some(key) => store.submit_once(operation, key.clone())?,
         };
-        Ok(Handled::Pending(PendingAnswer {
+        Ok(Handled::Pending(PendingAnswer::Write(WriteAnswer {
             commit,
             success,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,
-        }))
+        })))
     }
 
     /// An answer of any shape.

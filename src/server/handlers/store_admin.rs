@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::answer::{Handled, Success};
 use super::failure::Failure;
+use super::identity::{Fate, owned};
 use super::{Call, client_bucket, deny_reserved, fields, invalid};
 use crate::protocol::json::{write_object, write_text};
 use crate::protocol::{self, BucketName, Number, QueryName, message};
 use crate::server::access::{Access, Scope};
+use crate::server::identity::{Resource, ResourceKind};
 use crate::store::long_work::in_place;
 use crate::store::query::QueryDefinition;
 use crate::store::state::{BucketDefinition, QueryEntry, QueryKind, State};
@@ -109,9 +111,10 @@ pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     // Patterns are compiled here, and that may take a while.
     let parsed = in_place(|| BucketDefinition::parse(&config));
     let definition = parsed.map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
-    let success = Success::Prepared(call.encoder().named(name.as_str(), "created"));
+    let success = call.encoder().named(name.as_str(), "created");
+    let resource = Resource::new(ResourceKind::Bucket, name.as_str());
     let definition = Arc::new(definition);
-    call.submit(Operation::DefineBucket { name, definition }, success)
+    owned(call, Fate::Defined, resource, Operation::DefineBucket { name, definition }, success)
 }
 
 /// `store.updateBucket`.
@@ -126,8 +129,9 @@ pub(super) fn update_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 /// `store.dropBucket`.
 pub(super) fn drop_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = client_bucket(&fields::text(call.fields, "name")?)?;
-    let success = Success::Prepared(call.encoder().named(name.as_str(), "dropped"));
-    call.submit(Operation::DropBucket { name }, success)
+    let success = call.encoder().named(name.as_str(), "dropped");
+    let resource = Resource::new(ResourceKind::Bucket, name.as_str());
+    owned(call, Fate::Removed, resource, Operation::DropBucket { name }, success)
 }
 
 /// `store.getBucketSchema`.
@@ -170,9 +174,10 @@ pub(super) fn define_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
         call.context.request_limits.check_filter(filter)?;
     }
     let definition = QueryDefinition::parse(&config).map_err(|issues| invalid(format!("definition of query \"{name}\""), issues))?;
-    let success = Success::Prepared(call.encoder().named(name.as_str(), "defined"));
+    let success = call.encoder().named(name.as_str(), "defined");
+    let resource = Resource::new(ResourceKind::Query, name.as_str());
     let definition = Arc::new(definition);
-    call.submit(Operation::DefineQuery { name, definition }, success)
+    owned(call, Fate::Defined, resource, Operation::DefineQuery { name, definition }, success)
 }
 
 /// `store.undefineQuery`.
@@ -180,8 +185,9 @@ pub(super) fn undefine_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
     deny_reserved(&name)?;
     let name = QueryName::from(&*name);
-    let success = Success::Prepared(call.encoder().named(name.as_str(), "undefined"));
-    call.submit(Operation::UndefineQuery { name }, success)
+    let success = call.encoder().named(name.as_str(), "undefined");
+    let resource = Resource::new(ResourceKind::Query, name.as_str());
+    owned(call, Fate::Removed, resource, Operation::UndefineQuery { name }, success)
 }
 
 /// `store.listQueries`.

@@ -95,6 +95,28 @@ impl Grant {
         &self.allow
     }
 
+    /// Whether all that it allows is allowed by others too, which belong to one and the same holder.
+    pub(crate) fn is_within(&self, others: &[Arc<Self>]) -> bool {
+        let covers = |allowed: &String| {
+            let by = |other: &Arc<Self>| other.bounds_hold(self) && other.allow.iter().any(|wider| pattern::covers(wider, allowed));
+            others.iter().any(by)
+        };
+        self.allow.iter().all(covers)
+    }
+
+    /// Whether it is bounded no closer than another one.
+    fn bounds_hold(&self, other: &Self) -> bool {
+        let holds = |mine: &Option<Vec<String>>, theirs: &Option<Vec<String>>| match (mine, theirs) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(mine), Some(theirs)) => theirs.iter().all(|name| mine.contains(name)),
+        };
+        holds(&self.buckets, &other.buckets)
+            && holds(&self.topics, &other.topics)
+            && holds(&self.fields, &other.fields)
+            && (self.filter.is_none() || self.filter == other.filter)
+    }
+
     /// Whether the grant allows an operation on any target. Who may touch a part of the records may not define, and events
     /// and procedures know no parts.
     fn allows_some(&self, asked: Asked<'_>) -> bool {

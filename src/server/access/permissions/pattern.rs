@@ -11,9 +11,34 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether a pattern stands for all names that another one stands for.
+pub(crate) fn covers(wider: &str, narrower: &str) -> bool {
+    // Behind its dot a pattern's star is as good as a name.
+    wider == "*" || wider == narrower || (narrower != "*" && matches(wider, narrower))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_covers_those_that_stand_for_less() {
+        let table = [
+            ("*", "*", true),
+            ("*", "store.*", true),
+            ("store.*", "store.*", true),
+            ("store.*", "store.get", true),
+            ("store.*", "store.a.*", true),
+            ("store.a.*", "store.*", false),
+            ("store.get", "store.*", false),
+            ("store.*", "*", false),
+            ("store.*", "rules.*", false),
+            ("store.get", "store.get", true),
+        ];
+        for (wider, narrower, expected) in table {
+            assert_eq!(covers(wider, narrower), expected, "{wider} {narrower}");
+        }
+    }
 
     #[test]
     fn a_star_stands_for_anything_alone_or_behind_a_dot_and_nowhere_else() {

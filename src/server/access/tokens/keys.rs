@@ -149,7 +149,11 @@ fn of_file(place: &str, path: &Path, problem: String) -> KeyFault {
     KeyFault::new(place, format!("{}: {problem}", path.display()))
 }
 
-pub(super) fn read_file(path: &Path, place: &str) -> Result<String, KeyFault> {
+/// Reads a file of keys, up to a bound. `place` is who names it.
+///
+/// # Errors
+/// What the system says, with the file.
+pub(crate) fn read_file(path: &Path, place: &str) -> Result<String, KeyFault> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
     match read {

@@ -6,7 +6,7 @@
 
 mod claims;
 mod jwt;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod mint;
 mod revocations;
 #[cfg(test)]

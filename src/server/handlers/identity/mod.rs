@@ -1,0 +1,126 @@
+//! `identity.*`: users, roles, rights and sessions of our own. What may be done is judged where it is done, by what is
+//! known then; here the form of requests is checked and answers are put together.
+
+mod access_list;
+mod input;
+mod roles;
+mod sessions;
+mod users;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Call;
+use super::answer::{Completion, Handled, Success};
+use super::auth::encoded;
+use super::failure::Failure;
+use crate::protocol::Part;
+use crate::server::access::Login;
+use crate::server::identity::{Arrival, Caller, Change, Directory, Identity, Order, Resource};
+
+/// A request for users, roles, rights or sessions.
+pub(super) struct Asking<'c, 'a> {
+    call: &'c Call<'c, 'a>,
+    identity: &'c Arc<Identity>,
+}
+
+/// The part of the server that knows users of its own.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn asking<'c, 'a>(call: &'c Call<'c, 'a>) -> Result<Asking<'c, 'a>, Failure> {
+    let identity = call.access.authority().identity();
+    let identity = identity.ok_or_else(|| Failure::absent(Part::Identity))?;
+    Ok(Asking { call, identity })
+}
+
+pub(super) use self::access_list::{get_acl, get_owner, grant, my_access, revoke, transfer_owner};
+pub(super) use self::roles::{assign_role, create_role, delete_role, get_user_roles, list_roles, remove_role, update_role};
+pub(super) use self::sessions::{login, login_with_secret, logout, refresh_session, whoami};
+pub(super) use self::users::{
+    change_password, create_user, delete_user, disable_user, enable_user, get_user, list_users, reset_password, update_user,
+};
+
+impl<'c> Asking<'c, '_> {
+    fn login(&self) -> Result<&'c Login, Failure> {
+        self.call.access.login().ok_or_else(Failure::unauthenticated)
+    }
+
+    fn user(&self) -> Result<&'c str, Failure> {
+        Ok(&self.login()?.principal.user_id)
+    }
+
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            address: self.call.access.address(),
+            connection: self.call.access.connection(),
+        }
+    }
+
+    fn order(&self, change: Change) -> Result<Order, Failure> {
+        Ok(Order {
+            by: self.user()?.into(),
+            connection: Some(self.call.access.connection()),
+            change,
+        })
+    }
+
+    /// Has a change made; `answer` says it, by what is known after it.
+    fn have(&self, change: Change, answer: impl FnOnce(&Directory) -> Option<Value> + Send + 'static) -> Result<Handled, Failure> {
+        let order = self.order(change)?;
+        let (identity, id) = (Arc::clone(self.identity), self.call.id);
+        Ok(Handled::Alone(Box::pin(async move {
+            let outcome = match identity.carry_out(order).await {
+                // Nothing comes between a change and its answer that could take away what it was about.
+                Ok(directory) => answer(&directory)
+                    .ok_or_else(Failure::internal)
+                    .and_then(|answer| encoded(id, &answer)),
+                Err(failure) => Err(failure),
+            };
+            Completion::new(id, outcome)
+        })))
+    }
+
+    /// Answers from what is known now, to somebody who may do what their roles allow.
+    fn tell(&self, answer: impl FnOnce(&Caller<'_>) -> Result<Value, Failure>) -> Result<Handled, Failure> {
+        let directory = self.identity.directory();
+        let answer = answer(&Caller::of(&directory, self.user()?)?)?;
+        self.call.json(&answer)
+    }
+}
+
+/// What becomes of something that belongs to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Defined,
+    Removed,
+}
+
+/// Has something defined or removed that belongs to somebody, by an operation of the store. Where there are no users of
+/// our own nobody owns anything.
+pub(super) fn owned(
+    call: &Call<'_, '_>,
+    fate: Fate,
+    resource: Resource,
+    operation: crate::store::Operation,
+    success: Vec<u8>,
+) -> Result<Handled, Failure> {
+    let (Some(identity), Some(login)) = (call.access.authority().identity(), call.access.login()) else {
+        return call.submit(operation, Success::Prepared(success));
+    };
+    let change = match fate {
+        Fate::Defined => Change::Define { operation, resource },
+        Fate::Removed => Change::Remove { operation, resource },
+    };
+    let order = Order {
+        by: login.principal.user_id.as_str().into(),
+        connection: Some(call.access.connection()),
+        change,
+    };
+    let (identity, id) = (Arc::clone(identity), call.id);
+    Ok(Handled::Alone(Box::pin(async move {
+        let outcome = identity.carry_out(order).await.map(|_| success);
+        Completion::new(id, outcome)
+    })))
+}

@@ -1,0 +1,119 @@
+//! The start: the guarded buckets and the roles that must be there are made, what is stored is read, and what a crash
+//! has left over is removed.
+
+use std::sync::Arc;
+
+use super::directory::{Directory, Resource};
+use super::keeper::{Shared, exists};
+use super::plan::{OWNED, Plan, removed, role_record};
+use super::seed::system_roles;
+use super::tables::{Table, members};
+use super::tokens;
+use crate::server::StartError;
+use crate::server::handlers::Failure;
+use crate::store::query::Filter;
+use crate::store::{Store, StoreError};
+
+/// Defines the buckets that are not there.
+///
+/// # Errors
+/// Where the store does not allow it.
+pub(super) async fn define_tables(store: &Store) -> Result<(), StartError> {
+    for table in Table::ALL {
+        if store.snapshot().bucket(table.name()).is_ok() {
+            continue;
+        }
+        let defined = match table.definition() {
+            Ok(definition) => store.define_bucket(table.name(), definition).await,
+            Err(error) => Err(error),
+        };
+        defined.map_err(|error| stored(table, error))?;
+    }
+    Ok(())
+}
+
+/// Reads all that is stored.
+///
+/// # Errors
+/// Where one of the buckets is not there.
+pub(super) fn load(store: &Store, now: u64) -> Result<Directory, StartError> {
+    let mut directory = Directory::default();
+    for table in Table::ALL {
+        let records = store.bucket(table.name()).select(&Filter::everything());
+        for record in records.map_err(|error| stored(table, error))? {
+            if let Err(error) = directory.put(table, &record, now) {
+                tracing::error!(
+                    bucket = table.name(),
+                    problem = error.0,
+                    "a stored record makes no sense and counts for nothing"
+                );
+            }
+        }
+    }
+    Ok(directory)
+}
+
+/// Makes the roles of the system that are not there.
+///
+/// # Errors
+/// Where they cannot be stored.
+pub(super) async fn seed(shared: &Shared) -> Result<(), StartError> {
+    let directory = shared.directory.load_full();
+    let mut plan = Plan::default();
+    for (name, description, permissions) in system_roles() {
+        if directory.role_named(name).is_none() {
+            let id = tokens::new_id().map_err(|failure| internal(&failure))?;
+            let permissions = permissions.as_array().cloned().unwrap_or_default();
+            plan.steps
+                .push(Table::Roles.insert(&role_record(&id, name, Some(description), true, &permissions)));
+        }
+    }
+    plan.changes_rights = true;
+    shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
+}
+
+/// A crash between the removal of a bucket and that of the rights on it leaves the rights, and they must not come to life
+/// again when somebody defines another bucket of that name. Rights that were granted beforehand, on what was never there,
+/// stay.
+///
+/// # Errors
+/// Where they cannot be removed.
+pub(super) async fn remove_leftovers(shared: &Shared) -> Result<(), StartError> {
+    let directory = shared.directory.load_full();
+    let owned = directory.owners().map(|ownership| &ownership.resource);
+    let bound = directory.acl().filter(|entry| entry.is_bound).map(|entry| &entry.resource);
+    let mut gone: Vec<&Resource> = owned
+        .chain(bound)
+        .filter(|resource| OWNED.contains(&resource.kind) && !exists(&shared.store, resource))
+        .collect();
+    gone.sort_unstable();
+    gone.dedup();
+    for resource in gone {
+        tracing::warn!(%resource, "rights were left over on what is not there any more; they are removed");
+        let plan = removed(&directory, resource);
+        shared.perform(plan).await.map_err(|failure| internal(&failure))?;
+    }
+    bind(shared, &directory).await
+}
+
+/// Rights on what is there are about it from now on, also where a crash came between its definition and this.
+async fn bind(shared: &Shared, directory: &Arc<Directory>) -> Result<(), StartError> {
+    let mut plan = Plan::default();
+    for entry in directory
+        .acl()
+        .filter(|entry| !entry.is_bound && exists(&shared.store, &entry.resource))
+    {
+        plan.steps
+            .push(Table::Acl.update(&entry.key, &members(serde_json::json!({ "bound": true }))));
+    }
+    shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
+}
+
+fn stored(table: Table, error: StoreError) -> StartError {
+    tracing::error!(bucket = table.name(), %error, "a bucket of users and rights cannot be used");
+    StartError::Storage(error.into())
+}
+
+pub(super) fn internal(failure: &Failure) -> StartError {
+    StartError::Internal(failure.message().to_owned().into())
+}

@@ -1,0 +1,172 @@
+//! The access list, and who owns what.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Caller, Circumstances, Plan};
+use crate::protocol::{ErrorCode, Operation, Tier};
+use crate::server::handlers::Failure;
+use crate::server::identity::directory::{Directory, Resource, ResourceKind, Subject};
+use crate::server::identity::names::VIRTUAL_SUPERADMIN;
+use crate::server::identity::order::AclAddress;
+use crate::server::identity::tables::{Table, joint_key, members};
+
+/// The most entries on one resource, which are listed in one answer, and as many of one user or role.
+const ENTRIES_MAX: usize = 1_000;
+
+pub(super) fn grant(caller: &Caller<'_>, address: &AclAddress, rights: &[Tier], circumstances: Circumstances<'_>) -> Result<Plan, Failure> {
+    let AclAddress { subject, resource } = address;
+    let directory = caller.directory;
+    require_management(caller, resource, Operation::IdentityGrant)?;
+    // Nobody hands on what they do not hold.
+    if !rights.iter().all(|right| caller.rights.has_all(directory, resource, *right)) {
+        return Err(not_theirs());
+    }
+    require_subject(directory, subject)?;
+    let mut plan = Plan::default();
+    match directory.acl_entry(resource, subject) {
+        Some(entry) => {
+            let mut all = entry.rights.clone();
+            all.extend(rights.iter().filter(|right| !entry.rights.contains(right)));
+            plan.step(Table::Acl.update(&entry.key, &members(json!({ "operations": names(&all) }))));
+        }
+        None => {
+            if directory.acl_on(resource).len() >= ENTRIES_MAX || directory.acl_of(subject).len() >= ENTRIES_MAX {
+                return Err(Failure::validation(format!(
+                    "There are {ENTRIES_MAX} entries on it, or of the subject, and no more are allowed"
+                )));
+            }
+            plan.step(Table::Acl.insert(&members(json!({
+                "id": joint_key(&[subject.kind(), subject.id(), resource.kind.as_str(), &resource.name]),
+                "subjectType": subject.kind(),
+                "subjectId": &**subject.id(),
+                "resourceType": resource.kind.as_str(),
+                "resourceName": &*resource.name,
+                "operations": names(rights),
+                "bound": (circumstances.exists)(resource),
+                "grantedBy": caller.id,
+            }))));
+        }
+    }
+    concern(directory, subject, &mut plan);
+    Ok(plan)
+}
+
+pub(super) fn revoke(caller: &Caller<'_>, address: &AclAddress, rights: Option<&[Tier]>) -> Result<Plan, Failure> {
+    let AclAddress { subject, resource } = address;
+    require_management(caller, resource, Operation::IdentityRevoke)?;
+    let missing = || Failure::new(ErrorCode::NotFound, "ACL entry not found");
+    let entry = caller.directory.acl_entry(resource, subject).ok_or_else(missing)?;
+    let taken = |right: &Tier| rights.is_none_or(|rights| rights.contains(right));
+    let rest: Vec<Tier> = entry.rights.iter().filter(|right| !taken(right)).copied().collect();
+    let mut plan = Plan::default();
+    plan.step(if rest.is_empty() {
+        Table::Acl.delete(&entry.key)
+    } else {
+        Table::Acl.update(&entry.key, &members(json!({ "operations": names(&rest) })))
+    });
+    concern(caller.directory, subject, &mut plan);
+    Ok(plan)
+}
+
+pub(super) fn transfer(caller: &Caller<'_>, resource: &Resource, to: &Arc<str>) -> Result<Plan, Failure> {
+    let directory = caller.directory;
+    let owner = directory.owner(resource.kind, &resource.name);
+    if !caller.rights.is_superadmin() && owner.is_none_or(|owner| &*owner.user != caller.id) {
+        return Err(Failure::forbidden("Only the owner or superadmin can transfer ownership"));
+    }
+    let owner = owner.ok_or_else(|| Failure::new(ErrorCode::NotFound, "Resource has no owner"))?;
+    if &**to != VIRTUAL_SUPERADMIN && directory.user(to).is_none() {
+        return Err(Failure::new(ErrorCode::NotFound, "New owner not found"));
+    }
+    let mut plan = Plan::default();
+    plan.step(Table::Owners.update(&owner.key, &members(json!({ "userId": &**to }))));
+    plan.recheck(&owner.user);
+    plan.recheck(to);
+    Ok(plan)
+}
+
+/// Something was defined: whoever did it owns it.
+pub(super) fn defined(directory: &Directory, by: &Arc<str>, resource: &Resource) -> Plan {
+    let mut plan = Plan::default();
+    let (kind, name) = (resource.kind.as_str(), &*resource.name);
+    plan.step(match directory.owner(resource.kind, name) {
+        Some(owner) => Table::Owners.update(&owner.key, &members(json!({ "userId": &**by }))),
+        None => Table::Owners.insert(&members(json!({
+            "id": joint_key(&[kind, name]),
+            "userId": &**by,
+            "resourceType": kind,
+            "resourceName": name,
+        }))),
+    });
+    // What was granted before it was there is about it from now on.
+    for entry in directory.acl_on(resource) {
+        plan.step(Table::Acl.update(&entry.key, &members(json!({ "bound": true }))));
+    }
+    plan.recheck(by);
+    plan
+}
+
+/// Something is not there any more, and with it goes who owned it and who had rights on it.
+pub(crate) fn removed(directory: &Directory, resource: &Resource) -> Plan {
+    let mut plan = Plan::default();
+    if let Some(owner) = directory.owner(resource.kind, &resource.name) {
+        plan.step(Table::Owners.delete(&owner.key));
+        plan.recheck(&owner.user);
+    }
+    for entry in directory.acl_on(resource) {
+        plan.step(Table::Acl.delete(&entry.key));
+        concern(directory, &entry.subject, &mut plan);
+    }
+    plan
+}
+
+/// Whether somebody may say who has which rights on a resource.
+pub(crate) fn may_manage(caller: &Caller<'_>, resource: &Resource, operation: Operation) -> bool {
+    let (rights, directory) = (&caller.rights, caller.directory);
+    rights.may(directory, operation)
+        || rights.owns(directory, resource.kind, &resource.name)
+        || rights.is_listed(directory, resource.kind, &resource.name, Tier::Admin)
+}
+
+fn require_management(caller: &Caller<'_>, resource: &Resource, operation: Operation) -> Result<(), Failure> {
+    if may_manage(caller, resource, operation) {
+        Ok(())
+    } else {
+        Err(not_theirs())
+    }
+}
+
+fn not_theirs() -> Failure {
+    Failure::forbidden("Must be the resource owner, admin, or have admin ACL to manage permissions")
+}
+
+fn require_subject(directory: &Directory, subject: &Subject) -> Result<(), Failure> {
+    let (is_there, missing) = match subject {
+        Subject::User(id) => (
+            &**id == VIRTUAL_SUPERADMIN || directory.user(id).is_some(),
+            "Subject user not found",
+        ),
+        Subject::Role(id) => (directory.role(id).is_some(), "Subject role not found"),
+    };
+    if is_there {
+        Ok(())
+    } else {
+        Err(Failure::new(ErrorCode::NotFound, missing))
+    }
+}
+
+fn concern(directory: &Directory, subject: &Subject, plan: &mut Plan) {
+    match subject {
+        Subject::User(id) => plan.recheck(id),
+        Subject::Role(id) => plan.recheck_all(&directory.holders(id)),
+    }
+}
+
+fn names(rights: &[Tier]) -> Value {
+    rights.iter().map(|right| right.as_str()).collect()
+}
+
+/// The kinds of resources that have owners: those that clients define.
+pub(crate) const OWNED: [ResourceKind; 2] = [ResourceKind::Bucket, ResourceKind::Query];
