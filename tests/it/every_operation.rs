@@ -66,12 +66,12 @@ fn entry(operation: Operation) -> Entry {
     match operation {
         O::StoreInsert => Entry::new(orders(json!({ "data": foreign() })), EXISTS, Who::Writers, EXISTS),
         O::StoreInsertMany => Entry::new(orders(json!({ "data": [foreign()] })), EXISTS, Who::Writers, EXISTS),
-        // A record of somebody else is not there for them, which those who see it are told by its version.
+        // A record of somebody else is not there for them: its version is 0.
         O::StoreUpdate => Entry::new(
             orders(json!({ "key": "o-bob", "data": { "item": "x" }, "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            NOT_FOUND,
+            "CONFLICT",
         ),
         O::StoreUpdateMany => Entry::new(
             orders(json!({ "filter": { "id": "nobody's" }, "data": { "item": "x" } })),
@@ -83,13 +83,13 @@ fn entry(operation: Operation) -> Entry {
             orders(json!({ "data": foreign(), "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            EXISTS,
+            "CONFLICT",
         ),
         O::StoreDelete => Entry::new(
             orders(json!({ "key": "o-bob", "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            RESULT,
+            "CONFLICT",
         ),
         O::StoreDeleteMany => Entry::new(orders(json!({ "filter": { "id": "nobody's" } })), RESULT, Who::Writers, RESULT),
         O::StoreClear => Entry::new(json!({ "bucket": "cellar" }), RESULT, Who::Writers, FORBIDDEN),
@@ -166,12 +166,17 @@ fn entry(operation: Operation) -> Entry {
             json!({ "subjectType": "user", "subjectId": "no-such", "resourceType": "bucket", "resourceName": "orders" }),
             NOT_FOUND,
         ),
-        O::IdentityGetAcl | O::IdentityGetOwner => admin(json!({ "resourceType": "bucket", "resourceName": "vault" }), RESULT),
+        O::IdentityGetAcl | O::IdentityGetOwner => Entry::new(
+            json!({ "resourceType": "bucket", "resourceName": "vault" }),
+            RESULT,
+            Who::Readers,
+            FORBIDDEN,
+        ),
         O::IdentityTransferOwner => Entry::new(
             json!({ "resourceType": "bucket", "resourceName": "nobody's", "newOwnerId": "no-such" }),
             NOT_FOUND,
-            Who::Users,
-            NOT_FOUND,
+            Who::Superadmins,
+            FORBIDDEN,
         ),
     }
 }
@@ -216,7 +221,7 @@ impl Caller {
 }
 
 /// What no stranger and no user of own rows may ever be sent: parts of other records, and other buckets.
-const HIDDEN: [&str; 5] = ["hidden", "o-bob", "vault", "cellar", "secret"];
+const HIDDEN: [&str; 6] = ["hidden", "o-bob", "vault", "cellar", "wage", "\"actual\":1"];
 
 fn own_rows_rule() -> Value {
     json!({ "allow": "store.*", "buckets": ["orders"], "where": { "owner": "ida" }, "fields": ["owner", "item", "n"] })
@@ -224,7 +229,7 @@ fn own_rows_rule() -> Value {
 
 fn with_data(auth: Value) -> Value {
     let text = json!({ "type": "string" });
-    let orders = json!({ "id": text, "owner": text, "item": text, "secret": text, "n": { "type": "number" } });
+    let orders = json!({ "id": text, "owner": text, "item": text, "wage": text, "n": { "type": "number" } });
     json!({
         "durability": "memory",
         "audit": {},
@@ -240,7 +245,7 @@ fn with_data(auth: Value) -> Value {
 
 async fn fill(admin: &mut TestClient) {
     for (id, owner, item) in [("o-ida", "ida", "own"), ("o-bob", "bob", "hidden-item")] {
-        let record = json!({ "id": id, "owner": owner, "item": item, "secret": "hidden-secret", "n": 7 });
+        let record = json!({ "id": id, "owner": owner, "item": item, "wage": "hidden-wage", "n": 7 });
         admin.result("store.insert", json!({ "bucket": "orders", "data": record })).await;
     }
     let record = json!({ "id": "v", "code": "hidden-code" });
