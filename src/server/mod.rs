@@ -48,6 +48,7 @@ use ractor::ActorCell;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 pub use access::KeyFault;
+pub use audit::{Verified, VerifyError, verify as verify_audit_log};
 pub use authority::RevocationFilter;
 pub use config::Config;
 pub use error::StartError;
