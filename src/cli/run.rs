@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser};
 
 use super::args::{Args, Command};
 use super::{logging, serve, token};
-use crate::server::{Verified, verify_audit_log};
+use crate::server::{NoexServer, Verified, verify_audit_log};
 
 /// A fault at run time that the server cannot survive.
 pub(super) const FAULT: u8 = 1;
@@ -59,7 +59,10 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
         tracing::warn!("{warning}");
     }
     if args.check {
-        return print(b"The configuration is fine.\n");
+        return match NoexServer::check(&resolved.config) {
+            Ok(()) => print(b"The configuration is fine.\n"),
+            Err(error) => complain(&error, error.exit_status()),
+        };
     }
     ExitCode::from(serve::serve(resolved, read))
 }
@@ -108,7 +111,7 @@ mod tests {
     fn every_shell_gets_a_script_that_knows_the_flags() {
         for shell in [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::PowerShell, Shell::Zsh] {
             let script = String::from_utf8(completions(shell)).unwrap();
-            for flag in ["data-dir", "durability", "completions"] {
+            for flag in ["data-dir", "durability", "audit", "admin-secret", "completions"] {
                 assert!(script.contains(flag), "{shell}: {flag}");
             }
         }

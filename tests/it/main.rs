@@ -19,6 +19,7 @@ mod live_views;
 mod model;
 mod permission_check;
 mod readme;
+mod reload;
 mod resuming;
 mod row_rules;
 mod shutdown;

@@ -37,4 +37,4 @@ pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};
 pub(crate) use self::target::{Judged, Target, query_target};
-pub(crate) use self::tokens::{Revocations, TokenAuthority};
+pub(crate) use self::tokens::{Revocations, TokenAuthority, check_keys};
