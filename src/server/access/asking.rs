@@ -132,11 +132,9 @@ impl Asking {
 async fn ask(check: &PermissionCheck, principal: &Arc<Principal>, questions: Vec<Question>) -> HashMap<Question, Option<bool>> {
     let mut answers = HashMap::new();
     for question in questions {
-        if !answers.contains_key(&question) {
-            let Question { operation, target } = question.clone();
-            let answer = check.ask(Arc::clone(principal), operation, target).await;
-            answers.insert(question, answer);
-        }
+        let Question { operation, target } = question.clone();
+        let answer = check.ask(Arc::clone(principal), operation, target).await;
+        answers.insert(question, answer);
     }
     answers
 }
