@@ -133,7 +133,8 @@ fn entry(operation: Operation) -> Entry {
         // Last in its table, in effect: asked on a connection of its own.
         O::AuthLogout => Entry::new(json!({}), RESULT, Who::Everybody, RESULT),
         O::AuthWhoami => Entry::new(json!({}), RESULT, Who::Everybody, RESULT),
-        O::IdentityLogin | O::IdentityLoginWithSecret => Entry::new(json!({}), INVALID, Who::Everybody, INVALID),
+        O::IdentityLogin => Entry::new(json!({}), INVALID, Who::Everybody, INVALID),
+        O::IdentityLoginWithSecret => Entry::new(json!({ "secret": "" }), INVALID, Who::Everybody, INVALID),
         O::IdentityLogout | O::IdentityWhoami | O::IdentityRefreshSession | O::IdentityMyAccess => {
             Entry::new(json!({}), RESULT, Who::Users, RESULT)
         }
@@ -166,12 +167,18 @@ fn entry(operation: Operation) -> Entry {
             json!({ "subjectType": "user", "subjectId": "no-such", "resourceType": "bucket", "resourceName": "orders" }),
             NOT_FOUND,
         ),
-        O::IdentityGetAcl | O::IdentityGetOwner => admin(json!({ "resourceType": "bucket", "resourceName": "vault" }), RESULT),
+        // Whoever may read something may see who else may.
+        O::IdentityGetAcl | O::IdentityGetOwner => Entry::new(
+            json!({ "resourceType": "bucket", "resourceName": "vault" }),
+            RESULT,
+            Who::Readers,
+            FORBIDDEN,
+        ),
         O::IdentityTransferOwner => Entry::new(
             json!({ "resourceType": "bucket", "resourceName": "nobody's", "newOwnerId": "no-such" }),
             NOT_FOUND,
-            Who::Users,
-            NOT_FOUND,
+            Who::Superadmins,
+            FORBIDDEN,
         ),
     }
 }
