@@ -21,9 +21,21 @@ cat >"$folder/config.json" <<'JSON'
 { "heartbeat": { "intervalMs": 3600000 }, "connectionLimits": { "maxTotalSubscriptions": 20000 }, "logLevel": "warn" }
 JSON
 
-pid= port=
+# The same for somebody with a token, whom a rule allows everything; and for somebody who may read the rows of a rule.
+loader='"tokens": { "load": { "userId": "loader", "roles": ["loader"] } }'
+cat >"$folder/permissions.json" <<JSON
+{ "heartbeat": { "intervalMs": 3600000 }, "logLevel": "error", "auth": { $loader, "permissions": { "default": "deny", "rules": [
+  { "role": "clerk", "allow": "store.*", "buckets": ["orders"] }, { "role": "loader", "allow": "store.*" } ] } } }
+JSON
+cat >"$folder/row-rule.json" <<JSON
+{ "heartbeat": { "intervalMs": 3600000 }, "logLevel": "error", "auth": { $loader, "permissions": { "default": "deny", "rules": [
+  { "role": "loader", "allow": ["store.defineBucket", "store.clear", "store.insert"] },
+  { "role": "loader", "allow": "store.get", "buckets": ["load"], "where": { "n": { "\$gte": 0 } } } ] } } }
+JSON
+
+pid= port= configuration=config
 start() { # durability, data folder
-    "$server" --config "$folder/config.json" --port 0 --durability "$1" --data-dir "$folder/$2" >"$folder/banner" 2>"$folder/log" &
+    "$server" --config "$folder/$configuration.json"  --port 0 --durability "$1" --data-dir "$folder/$2" >"$folder/banner" 2>"$folder/log" &
     pid=$!
     until grep -q 'ws://' "$folder/banner"; do kill -0 "$pid"; sleep 0.05; done
     port=$(grep -o 'ws://[^ ]*' "$folder/banner" | head -n 1 | sed 's/.*://')
@@ -52,6 +64,17 @@ common="--records 10000 --filler 90 --secs $secs"
     load 'echo 64x64' rr --op raw --conns 64 --depth 64 --addr 127.0.0.1:9101 $common
     stop
 }
+
+# Who may do what: twice in turn, because a machine is not the same from one minute to the next.
+for turn in 1 2; do
+    for configuration in config permissions row-rule; do
+        start memory "access-$configuration-$turn"
+        # shellcheck disable=SC2086
+        load "get, $configuration" rr --op get --token load --addr "127.0.0.1:$port" --pid "$pid" $common
+        stop
+    done
+done
+configuration=config
 
 for durability in memory sync; do
     for subscribers in 200 2000; do
@@ -95,7 +118,7 @@ done
 
 # One file descriptor for each client, here and in the server.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -H -n)"
-for part in 'resume --clients 2000 --records 1000' 'delta --records 10000' 'idle --connections 10000'; do
+for part in 'resume --clients 2000 --records 1000' 'delta --records 10000' 'idle --connections 10000' 'leave --connections 10000'; do
     # shellcheck disable=SC2086
     cargo bench --quiet --bench storm -- $part
 done

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser};
 use clap_complete::Shell;
 
+use super::token::TokenArgs;
 use crate::server::config::{Secret, Sources};
 
 const AFTER_HELP: &str = "\
@@ -22,10 +23,15 @@ used, 4 the port cannot be bound.";
     version = concat!("v", env!("CARGO_PKG_VERSION")),
     disable_version_flag = true,
     args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = AFTER_HELP,
     max_term_width = 120
 )]
 pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
     /// TCP port to listen on; 0 picks a free one [default: 8080]
     #[arg(short, long, value_name = "PORT", allow_hyphen_values = true)]
     port: Option<String>,
@@ -104,6 +110,12 @@ pub(super) struct Args {
 
     #[command(flatten)]
     unusable: UnusableFlags,
+}
+
+/// What the program does instead of serving.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    Token(TokenArgs),
 }
 
 /// Flags of other versions and servers, taken so that they can be answered with what to use instead.

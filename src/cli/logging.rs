@@ -20,7 +20,8 @@ pub(super) fn start(config: LogConfig) -> Result<(), Box<dyn std::error::Error +
     }
 }
 
-/// Our own lines from the level on; those of libraries where something is amiss, or from `debug` on somewhat more.
+/// Our own lines from the level on; those of libraries where something is amiss, or from `debug` on somewhat more. Never
+/// what the library of WebSockets says at `trace`: it shows every message, and so every token and password.
 fn filter(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Off => "off",
@@ -28,7 +29,7 @@ fn filter(level: LogLevel) -> &'static str {
         LogLevel::Warn => "warn",
         LogLevel::Info => "warn,noex_server=info",
         LogLevel::Debug => "info,noex_server=debug",
-        LogLevel::Trace => "trace",
+        LogLevel::Trace => "trace,tungstenite=info,tokio_tungstenite=info",
     }
 }
 

@@ -5,5 +5,7 @@ mod banner;
 mod logging;
 mod run;
 mod serve;
+mod signals;
+mod token;
 
 pub use run::run;

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use super::args::Args;
-use super::{logging, serve};
-use crate::server::config::Resolved;
+use super::args::{Args, Command};
+use super::{logging, serve, token};
 
 /// A fault at run time that the server cannot survive.
 pub(super) const FAULT: u8 = 1;
@@ -28,23 +27,31 @@ pub fn run() -> ExitCode {
 }
 
 fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    let variables: Vec<_> = variables.into_iter().collect();
     if let Some(shell) = args.completions {
         return print(&completions(shell));
     }
-    let Resolved { config, log, warnings } = match args.sources(variables).resolve() {
+    if let Some(Command::Token(order)) = &args.command {
+        return match token::make(order, variables) {
+            Ok(token) => print(format!("{}\n", token.expose()).as_bytes()),
+            Err(problem) => complain(&problem, BAD_CONFIGURATION),
+        };
+    }
+    let read = || args.sources(variables.clone()).resolve();
+    let resolved = match read() {
         Ok(resolved) => resolved,
         Err(error) => return complain(&error, BAD_CONFIGURATION),
     };
-    if let Err(error) = logging::start(log) {
+    if let Err(error) = logging::start(resolved.log) {
         return complain(&*error, FAULT);
     }
-    for warning in warnings {
+    for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
     if args.check {
         return print(b"The configuration is fine.\n");
     }
-    ExitCode::from(serve::serve(config))
+    ExitCode::from(serve::serve(resolved, read))
 }
 
 fn completions(shell: clap_complete::Shell) -> Vec<u8> {

@@ -15,9 +15,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::access::Authority;
 use super::admission::{AcceptPace, Gatekeeper, Seldom};
 use super::connection::{Connections, Entrant, Sessions};
-use super::http::{Doorkeepers, Endpoint, shake_hands};
+use super::http::{Doorkeepers, Endpoint, Exchange, shake_hands};
 use super::statistics::Count;
 
 /// Connections that the system keeps for us until they are accepted. A storm of reconnecting clients fits in.
@@ -163,6 +164,7 @@ pub(crate) struct Reception<N> {
     pub(crate) gate: Arc<Gate>,
     pub(crate) endpoint: Endpoint,
     pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) authority: Arc<dyn Authority>,
     /// Sockets accepted in a second, at most; 0 for no limit.
     pub(crate) accepts_per_second: usize,
     pub(crate) handshake_timeout: Duration,
@@ -181,13 +183,18 @@ impl<N: Sessions> Reception<N> {
         let doorkeepers = Doorkeepers {
             endpoint: &self.endpoint,
             gatekeeper: &self.gatekeeper,
+            authority: &self.authority,
             registry: &self.connections.registry,
         };
         let handshake = shake_hands(stream, peer.ip(), doorkeepers);
         // A request that comes too slowly is not worth an answer.
-        let Ok(Some(upgraded)) = tokio::time::timeout(self.handshake_timeout, handshake).await else {
-            self.connections.counters.add(Count::Refused, 1);
-            return;
+        let upgraded = match tokio::time::timeout(self.handshake_timeout, handshake).await {
+            Ok(Exchange::Upgraded(upgraded)) => upgraded,
+            Ok(Exchange::Answered) => return,
+            Ok(Exchange::Refused) | Err(_) => {
+                self.connections.counters.add(Count::Refused, 1);
+                return;
+            }
         };
         self.connections
             .begin(
@@ -197,7 +204,7 @@ impl<N: Sessions> Reception<N> {
                 upgraded.entry.seat,
                 Entrant {
                     admission: upgraded.entry.admission,
-                    login: None,
+                    login: upgraded.entry.login,
                 },
             )
             .await;

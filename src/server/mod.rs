@@ -11,8 +11,9 @@
 //! # }
 //! ```
 
-mod access;
+pub(crate) mod access;
 mod admission;
+mod audit;
 mod authority;
 mod bootstrap;
 pub mod config;
@@ -42,6 +43,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use ractor::ActorCell;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
@@ -52,7 +54,9 @@ pub use error::StartError;
 pub use statistics::{ConnectionInfo, ServerStats};
 
 use self::admission::Gatekeeper;
+use self::audit::AuditLog;
 use self::authority::ChosenAuthority;
+use self::config::Reload;
 use self::connection::heartbeat::HeartbeatQueue;
 use self::connection::registry::Registry;
 use self::connection::{Connections, FAREWELLS_MAX, Limits, StoreSessions};
@@ -73,7 +77,10 @@ pub struct NoexServer {
     gate: Arc<Gate>,
     registry: Arc<Registry>,
     overview: Arc<Overview>,
+    audit: Option<Arc<AuditLog>>,
     authority: ChosenAuthority,
+    /// What the server runs with by now.
+    config: Mutex<Config>,
     root: ActorCell,
     grace: Duration,
     /// Becomes true when the grace period is to end at once.
@@ -119,13 +126,15 @@ impl NoexServer {
         let gate = Arc::new(gate);
         let registry = Registry::new(config.max_connections, config.max_connections_per_ip);
         let port = gate.local_address().port();
-        let context = Arc::new(handler_context(store.clone(), &config, &registry, port));
+        let audit = config.audit.as_ref().map(AuditLog::open).transpose()?.map(Arc::new);
+        let context = Arc::new(handler_context(store.clone(), &config, &registry, port, audit.clone()));
         let overview = Arc::clone(&context.overview);
         let authority = ChosenAuthority::new(&config, &store, overview.presence()).await?;
         let reception = Reception {
             gate: Arc::clone(&gate),
             endpoint: Endpoint::from(&config),
             gatekeeper: Gatekeeper::from(&config),
+            authority: authority.get(),
             accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             // As many again as there may be connections: a storm that fills all seats gets in at once, and with few
@@ -156,12 +165,57 @@ impl NoexServer {
             gate,
             registry,
             overview,
+            audit,
             authority,
             root,
             grace: config.shutdown.grace_period,
+            config: Mutex::new(config),
             hurry: watch::Sender::new(false),
             stopped: OnceCell::new(),
         })
+    }
+
+    /// Takes over what can be taken over while the server runs: `auth.tokens`, `auth.jwt` (whose files are read again)
+    /// and `auth.permissions`. Live connections go by it at once: a session whose token is not taken any more is over, and
+    /// subscriptions end whose right is gone. Gives the keys whose new values take a restart.
+    ///
+    /// ```
+    /// use noex_server::server::config::{AuthConfig, Secret, StaticToken, Storage};
+    /// use noex_server::server::{Config, NoexServer};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let token = |token: &str| StaticToken {
+    ///     token: Secret::from(token),
+    ///     user_id: "ida".into(),
+    ///     roles: vec!["reader".into()],
+    ///     metadata: Default::default(),
+    ///     expires_at: None,
+    /// };
+    /// let with = |tokens| Config {
+    ///     port: 0,
+    ///     storage: Storage::Memory,
+    ///     auth: Some(AuthConfig { tokens, ..AuthConfig::default() }),
+    ///     ..Config::default()
+    /// };
+    /// let server = NoexServer::start(with(vec![token("last-year")])).await?;
+    /// let waiting = server.reload(Config { max_connections: 5, ..with(vec![token("this-year")]) })?;
+    /// assert_eq!(waiting, ["maxConnections"]);
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the configuration has faults, or a key cannot be used. Then everything stays as it was.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        config.check()?;
+        // Held to the end: of two that come together one is wholly behind the other.
+        let mut running = self.config.lock();
+        let Reload { config, waiting } = Reload::of(&running, &config);
+        self.authority.reload(config.auth.as_ref())?;
+        *running = config;
+        Ok(waiting)
     }
 
     /// The address listened on, with the real port.
@@ -274,6 +328,9 @@ impl NoexServer {
         shutdown::drain(&self.gate, &self.registry, grace, self.hurry.subscribe()).await;
         self.root.kill();
         self.registry.emptied().await;
+        if let Some(audit) = &self.audit {
+            audit.close().await;
+        }
         if self.store_owner == StoreOwner::Server
             && let Err(error) = self.store.close().await
         {
@@ -298,7 +355,7 @@ impl fmt::Debug for NoexServer {
 }
 
 /// What the sessions share on a server that listens on `port` and keeps its connections in `registry`.
-fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port: u16) -> HandlerContext {
+fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port: u16, audit: Option<Arc<AuditLog>>) -> HandlerContext {
     let limits = &config.connection_limits;
     let total_subscriptions = Arc::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -315,6 +372,7 @@ fn handler_context(store: Store, config: &Config, registry: &Arc<Registry>, port
         expose_error_details: config.expose_error_details,
         // They run on threads of their own: more than there are cores would only get in each other's way.
         long_reads: Arc::new(Semaphore::new(cores)),
+        audit,
     }
 }
 

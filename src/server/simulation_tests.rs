@@ -159,7 +159,7 @@ impl World {
         define(&store).await;
         let config = config();
         let registry = Registry::new(CLIENTS, None);
-        let context = Arc::new(super::handler_context(store.clone(), &config, &registry, 0));
+        let context = Arc::new(super::handler_context(store.clone(), &config, &registry, 0, None));
         let clients = (0..CLIENTS)
             .map(|_| SimClient {
                 socket: None,

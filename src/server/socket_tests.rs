@@ -59,6 +59,7 @@ impl TestServer {
             gate: Arc::clone(&gate),
             endpoint: (&config).into(),
             gatekeeper: (&config).into(),
+            authority: Arc::new(super::access::Open),
             accepts_per_second: config.connection_limits.max_accepts_per_second,
             handshake_timeout: config.connection_limits.handshake_timeout,
             handshakes_max: config.max_connections,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use super::closure::ClosureQuery;
+use super::guard::Guard;
 use super::query::{Filter, QueryDefinition};
 use super::state::{BucketDefinition, RequestKey, RequestLimits, Timestamp};
 use crate::protocol::{BucketName, Datum, QueryName, Record};
@@ -141,6 +142,14 @@ pub enum Operation {
         /// The bucket.
         bucket: BucketName,
     },
+    /// An operation on records by somebody for whom only those are there that pass a guard. Anything but an operation
+    /// on the records of one bucket is refused; the steps of a transaction have guards of their own.
+    Guarded {
+        /// Who passes.
+        guard: Arc<Guard>,
+        /// What is to be done.
+        operation: Box<Operation>,
+    },
     /// Does all of the steps or none.
     Transaction {
         /// The steps, in order.
@@ -189,11 +198,49 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The same by somebody who is bound by a guard.
+    #[must_use]
+    pub fn within(self, guard: Arc<Guard>) -> Self {
+        Self::Guarded {
+            guard,
+            operation: Box::new(self),
+        }
+    }
+
+    /// The guards that bind it, each with its place: 0 for the whole, the number of the step in a transaction.
+    pub(super) fn guards(&self) -> impl Iterator<Item = (usize, &Arc<Guard>)> {
+        let (whole, steps) = match self {
+            Self::Guarded { guard, .. } => (Some((0, guard)), &[][..]),
+            Self::Transaction { steps } => (None, steps.as_slice()),
+            Self::Insert { .. }
+            | Self::InsertMany { .. }
+            | Self::Update { .. }
+            | Self::Upsert { .. }
+            | Self::Delete { .. }
+            | Self::UpdateMany { .. }
+            | Self::DeleteMany { .. }
+            | Self::Clear { .. }
+            | Self::Expire
+            | Self::DefineBucket { .. }
+            | Self::UpdateBucket { .. }
+            | Self::DropBucket { .. }
+            | Self::DefineQuery { .. }
+            | Self::DefineClosure { .. }
+            | Self::UndefineQuery { .. } => (None, &[][..]),
+        };
+        let of_steps = steps
+            .iter()
+            .enumerate()
+            .filter_map(|(at, step)| Some((at + 1, step.guard.as_ref()?)));
+        whole.into_iter().chain(of_steps)
+    }
+
     /// Whether it may look at more than a few records: then it is kept away from the threads that serve sockets.
     pub(super) fn may_take_long(&self) -> bool {
         const FEW: usize = 200;
         match self {
             Self::Insert { .. } | Self::Update { .. } | Self::Upsert { .. } | Self::UndefineQuery { .. } | Self::Delete { .. } => false,
+            Self::Guarded { operation, .. } => operation.may_take_long(),
             Self::InsertMany { records, .. } => records.len() > FEW,
             Self::Transaction { steps } => steps.len() > FEW || steps.iter().any(|step| step.action.searches()),
             Self::UpdateMany { .. }
@@ -225,6 +272,8 @@ pub struct Step {
     pub bucket: BucketName,
     /// What to do there.
     pub action: Action,
+    /// What bounds whoever asks for it, where it is not the whole bucket that is there for them.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// What a step does.

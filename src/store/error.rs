@@ -122,6 +122,26 @@ pub enum StoreError {
         /// The bucket.
         bucket: BucketName,
     },
+    /// A field that is named by somebody for whom it is not there.
+    #[error("No access to field \"{0}\"")]
+    NoAccessToField(String),
+    /// A record that somebody would write who could not see it then.
+    #[error("The record is outside of what you may write")]
+    OutsideGuard,
+    /// Something that concerns all records, from somebody for whom only some are there.
+    #[error("This concerns all records of the bucket, and you have access to some of them")]
+    NeedsAllRecords,
+    /// A record has the unique value already, told to somebody for whom it may not be there.
+    #[error("Unique constraint violation in bucket \"{bucket}\": field \"{field}\" already has this value")]
+    ValueTaken {
+        /// The bucket.
+        bucket: BucketName,
+        /// The unique field; the names of a compound index are joined by commas.
+        field: String,
+    },
+    /// Records refer to what would go, told to somebody for whom they may not be there.
+    #[error("Cannot delete: other records still refer to what would be deleted")]
+    ReferredTo,
     /// A name with a leading underscore.
     #[error("Names with a leading underscore are reserved: \"{0}\"")]
     ReservedName(String),
@@ -215,7 +235,8 @@ impl StoreError {
             Self::BucketAlreadyExists(_)
             | Self::QueryAlreadyDefined(_)
             | Self::RecordAlreadyExists { .. }
-            | Self::UniqueViolation { .. } => ErrorCode::AlreadyExists,
+            | Self::UniqueViolation { .. }
+            | Self::ValueTaken { .. } => ErrorCode::AlreadyExists,
             Self::InvalidRecord { .. } | Self::Invalid { .. } | Self::LimitExceeded(_) => ErrorCode::ValidationError,
             Self::RecordNotFound { .. } => ErrorCode::NotFound,
             Self::TransactionConflict { .. }
@@ -223,10 +244,11 @@ impl StoreError {
             | Self::MissingTarget { .. }
             | Self::StillReferenced { .. }
             | Self::BucketFull { .. }
+            | Self::ReferredTo
             | Self::RequestKeyReused(_) => ErrorCode::Conflict,
             Self::RequestKeysFull { .. } => ErrorCode::RateLimited,
             Self::RefusedBefore { code, .. } => *code,
-            Self::ReservedName(_) => ErrorCode::Forbidden,
+            Self::ReservedName(_) | Self::NoAccessToField(_) | Self::OutsideGuard | Self::NeedsAllRecords => ErrorCode::Forbidden,
             Self::Busy | Self::ResultTooLarge { .. } => ErrorCode::Backpressure,
             Self::StorageUnavailable { .. } => ErrorCode::StorageUnavailable,
             Self::CursorTooOld { .. } => ErrorCode::CursorTooOld,
@@ -248,6 +270,7 @@ impl StoreError {
                 field,
                 value: taken,
             } => Some(json!({ "bucket": bucket, "field": field, "value": value(taken) })),
+            Self::ValueTaken { bucket, field } => Some(json!({ "bucket": bucket, "field": field })),
             Self::VersionConflict {
                 bucket,
                 key,
@@ -283,6 +306,10 @@ impl StoreError {
             | Self::QueryNotDefined(_)
             | Self::QueryAlreadyDefined(_)
             | Self::ReservedName(_)
+            | Self::NoAccessToField(_)
+            | Self::OutsideGuard
+            | Self::NeedsAllRecords
+            | Self::ReferredTo
             | Self::LimitExceeded(_)
             | Self::Busy
             | Self::ResultTooLarge { .. }

@@ -25,6 +25,15 @@ impl Fingerprint {
         )
     }
 
+    /// Takes a part in that not all things of the kind have.
+    #[must_use]
+    pub(super) fn with_any(self, part: Option<&[u8]>) -> Self {
+        match part {
+            None => self,
+            Some(part) => self.with(part),
+        }
+    }
+
     pub(super) fn finish(self) -> u64 {
         self.0
     }

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::closure::{ClosureQuery, QueryContext};
 use super::command::{Operation, Outcome};
 use super::events::Events;
-use super::feeds::FeedPlan;
+use super::feeds::{FeedPlan, Opening};
+use super::guard::Guard;
 use super::inbox::Submitted;
 use super::query::{Filter, Page, QueryDefinition, Reader};
 use super::shared::Shared;
@@ -125,6 +126,7 @@ impl Store {
 
     fn submit_as(&self, operation: Operation, request: Option<RequestKey>) -> Result<Commit, StoreError> {
         let (reply, outcome) = oneshot::channel();
+        let request = request.map(|request| request.bound_as(&operation));
         let submitted = Submitted { operation, request, reply };
         if self.inner.shared.inbox.push(submitted)? {
             self.inner.actor.cast(StoreMessage::Wake).map_err(|_| StoreError::Closed)?;
@@ -139,8 +141,9 @@ impl Store {
     }
 
     /// Watches a query for a [`Sink`], in delta mode or from a cursor on. Nothing is pushed before the future has given
-    /// the first result. Fails where the query is not defined, a parameter is missing or, in delta mode, items have no
-    /// key; a cursor that is too old or of something else is no fault.
+    /// the first result. Fails where the query is not defined, a parameter is missing, the query names a field that is
+    /// not there within the guard or, in delta mode, items have no key; a cursor that is too old or of something else is
+    /// no fault.
     #[must_use]
     pub fn subscribe_with(
         &self,
@@ -156,8 +159,8 @@ impl Store {
             epoch: shared.epoch,
             subject: 0,
         };
-        let state = shared.published();
-        let blueprint = Blueprint::new(&state, query, params, shared.life).and_then(|blueprint| {
+        let state = options.found_in.unwrap_or_else(|| self.snapshot());
+        let blueprint = Blueprint::new(&state, query, params, options.guard.as_deref(), shared.life).and_then(|blueprint| {
             if options.delta {
                 blueprint.check_delta(&state)?;
             }
@@ -189,13 +192,33 @@ impl Store {
     /// is not there, the filter is malformed, or with [`StoreError::CursorTooOld`].
     #[must_use]
     pub fn follow(&self, bucket: &str, filter: &Value, since: Option<Cursor>, id: SubscriptionId, sink: Arc<dyn Sink>) -> Following {
+        self.follow_within(None, bucket, filter, since, id, sink)
+    }
+
+    /// As [`Store::follow`], by somebody for whom only those records are there that pass a guard: one that comes to pass
+    /// it is inserted, one that does not pass it any more is deleted. Fails also where the filter names a field that is
+    /// not there.
+    #[must_use]
+    pub fn follow_within(
+        &self,
+        guard: Option<&Guard>,
+        bucket: &str,
+        filter: &Value,
+        since: Option<Cursor>,
+        id: SubscriptionId,
+        sink: Arc<dyn Sink>,
+    ) -> Following {
         let (reply, answer) = oneshot::channel();
         let Inner { shared, actor, .. } = &*self.inner;
         let mut scope = CursorScope {
             epoch: shared.epoch,
             subject: 0,
         };
-        match FeedPlan::new(&shared.published(), bucket, filter, shared.epoch, shared.life) {
+        let opening = Opening {
+            epoch: shared.epoch,
+            life: shared.life,
+        };
+        match FeedPlan::new(&shared.published(), bucket, filter, guard, opening) {
             Ok(plan) => {
                 scope = plan.scope();
                 let follow = StoreMessage::Follow(Box::new(Follow {

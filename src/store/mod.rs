@@ -40,6 +40,8 @@ mod fault_tests;
 mod feeds;
 mod fingerprint;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod handle;
 mod history;
 mod inbox;
@@ -64,7 +66,7 @@ pub use guard::Guard;
 pub use handle::{BucketHandle, Commit, Snapshot, Store};
 pub use history::HistoryLimits;
 pub use state::{BucketDefinition, FieldSpec, RequestKey, RequestLimits, Timestamp};
-pub use stats::{MaintenanceStats, StoreStats, ViewStats};
+pub use stats::{MaintenanceStats, PartialStats, Seen, StoreStats, ViewStats};
 pub use subscription::{Followed, Following, LiveQuery, SubscribeOptions, Subscribed, Subscribing, Subscription, WatchError};
 pub use transaction::Transaction;
 pub use views::{Delta, EndReason, Sink, Update, ViewResult};

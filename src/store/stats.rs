@@ -33,6 +33,37 @@ pub struct StoreStats {
     pub request_keys: RequestKeyStats,
 }
 
+/// What somebody sees of a bucket in what the store says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Not even that it is there.
+    Nothing,
+    /// That it is there.
+    Name,
+    /// How much it holds, too.
+    Counts,
+}
+
+/// A look at the part of the store that somebody may see.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartialStats {
+    /// The store's name.
+    pub name: String,
+    /// The buckets that may be seen.
+    pub buckets: BucketStats,
+    /// The records of those of which all may be seen.
+    pub records: CountStats,
+    /// The listed and unique indexes of those.
+    pub indexes: CountStats,
+    /// The queries over buckets that may be seen.
+    pub queries: QueryStats,
+    /// Whether anything is kept on disk.
+    pub persistence: PersistenceStats,
+    /// Whether expired records are removed by themselves.
+    pub ttl: TtlStats,
+}
+
 /// The requests whose answers are remembered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RequestKeyStats {
@@ -130,6 +161,39 @@ impl StoreStats {
             counts.total = counts.per_bucket.values().sum();
         }
         self
+    }
+
+    /// As somebody may see it who may not see everything: of each bucket what `seen` says, and totals of that. What the
+    /// store as a whole is doing is left out, since it tells of all buckets. `subscriptions` has the number for each
+    /// query that is seen.
+    #[must_use]
+    pub fn seen(self, seen: impl Fn(&BucketName) -> Seen, subscriptions: impl Iterator<Item = usize>) -> PartialStats {
+        let names: Vec<_> = self.buckets.names.into_iter().filter(|name| seen(name) != Seen::Nothing).collect();
+        let counted = |counts: CountStats| {
+            let mut per_bucket = counts.per_bucket;
+            per_bucket.retain(|name, _| seen(name) == Seen::Counts);
+            CountStats {
+                total: per_bucket.values().sum(),
+                per_bucket,
+            }
+        };
+        let (mut defined, mut active_subscriptions) = (0, 0);
+        for count in subscriptions {
+            defined += 1;
+            active_subscriptions += count;
+        }
+        PartialStats {
+            name: self.name,
+            buckets: BucketStats { count: names.len(), names },
+            records: counted(self.records),
+            indexes: counted(self.indexes),
+            queries: QueryStats {
+                defined,
+                active_subscriptions,
+            },
+            persistence: self.persistence,
+            ttl: self.ttl,
+        }
     }
 
     pub(super) fn of(shared: &Shared, state: &State) -> Self {

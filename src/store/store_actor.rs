@@ -361,7 +361,7 @@ impl StoreState {
             if state.bucket_id(name.as_str()).is_none() {
                 self.views.bucket_dropped(name);
             } else {
-                self.views.reset(name, state);
+                self.views.bucket_replaced(name, state);
             }
         }
         for name in &effects.undefined {
@@ -376,9 +376,10 @@ impl StoreState {
         self.shared.set_view_counters(self.views.counters());
     }
 
-    /// Tells those who wait for a view of a query that was removed meanwhile.
+    /// Tells those who wait for a view of a query that was removed meanwhile, or within a guard that means something else
+    /// by now.
     fn refuse_stale_builds(&mut self, effects: &Effects, state: &State) {
-        if effects.undefined.is_empty() {
+        if effects.undefined.is_empty() && effects.dropped.is_empty() {
             return;
         }
         for building in self
@@ -537,6 +538,7 @@ impl StoreState {
     fn feed(&mut self, plan: &FeedPlan, id: SubscriptionId, sink: Arc<dyn Sink>, since: Option<Cursor>) -> Result<Fed, StoreError> {
         let state = self.shared.published();
         let bucket = state.bucket(plan.bucket().as_str())?;
+        plan.check_current(bucket)?;
         let (scope, seq) = (plan.scope(), state.seq());
         let too_old = |oldest: u64| StoreError::CursorTooOld {
             oldest: scope.at(oldest.min(seq)),

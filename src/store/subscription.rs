@@ -11,18 +11,24 @@ use tokio::sync::{oneshot, watch};
 
 use super::StoreError;
 use super::feeds::ChangeSet;
-use super::handle::Store;
+use super::guard::Guard;
+use super::handle::{Snapshot, Store};
 use super::store_actor::StoreMessage;
 use super::views::{EndReason, Sink, Update, ViewResult};
 use crate::protocol::{Cursor, CursorScope, SubscriptionId};
 
 /// How a query is to be watched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct SubscribeOptions {
     /// Whether changes of the result are to be told as deltas: then its items must have keys.
     pub delta: bool,
     /// How far an earlier subscription of the same query got.
     pub resume: Option<Cursor>,
+    /// What bounds whoever watches, where not everything is there for them.
+    pub guard: Option<Arc<Guard>>,
+    /// The state on which the query was looked up, so that one of the same name that was defined since is not taken for
+    /// it; the newest one where none is given.
+    pub found_in: Option<Snapshot>,
 }
 
 /// A subscription that was opened: its first result, and the guard that keeps it.

@@ -159,6 +159,7 @@ impl Transaction {
         self.steps.push(Step {
             bucket: bucket.into(),
             action,
+            guard: None,
         });
         self
     }

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod audit;
 mod cli;
 mod conformance;
 mod durability;

@@ -142,6 +142,7 @@ impl Doing {
         Some(Step {
             bucket: (*bucket).into(),
             action,
+            guard: None,
         })
     }
 }

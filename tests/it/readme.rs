@@ -61,12 +61,33 @@ fn pattern_of(example: &Value, known: &Captures) -> Value {
     }
 }
 
+/// The part of the README with this heading, and all before it.
+fn part<'a>(document: &'a str, heading: &str) -> (&'a str, &'a str) {
+    let (before, behind) = document.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    (before, behind.split("\n## ").next().unwrap_or_default())
+}
+
 #[tokio::test]
 async fn the_examples_work_as_typed() {
-    let server = TestServer::start(json!({})).await;
+    let readme = text_of("README.md");
+    let (without_logins, _) = part(&readme, "Who may do what");
+    follow(without_logins, json!({})).await;
+}
+
+#[tokio::test]
+async fn the_examples_of_access_work_as_typed() {
+    let readme = text_of("README.md");
+    let (_, access) = part(&readme, "Who may do what");
+    let configuration = blocks(access, "json").into_iter().next().expect("a configuration");
+    follow(access, serde_json::from_str(&configuration).expect("JSON")).await;
+}
+
+/// Sends and awaits the messages of a part of the README, on a server with a configuration.
+async fn follow(document: &str, configuration: Value) {
+    let server = TestServer::start(configuration).await;
     let mut client = TestClient::open(server.port(), "/", &[]).await.expect("a connection");
     let mut captures = Captures::new();
-    let examples = examples(&text_of("README.md"));
+    let examples = examples(document);
     assert!(examples.len() >= 8, "the README shows how the protocol goes");
     for example in examples {
         match example {

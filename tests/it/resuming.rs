@@ -88,7 +88,10 @@ async fn in_memory() -> Store {
 }
 
 async fn watch(store: &Store, query: &str, resume: Option<Cursor>, sink: &Arc<Recorder>) -> Subscribed {
-    let options = SubscribeOptions { delta: false, resume };
+    let options = SubscribeOptions {
+        resume,
+        ..SubscribeOptions::default()
+    };
     let id = SubscriptionId::next();
     store
         .subscribe_with(query, &Value::Null, id, Arc::clone(sink) as Arc<dyn Sink>, options)
@@ -350,6 +353,7 @@ async fn carry_out(store: &Store, clock: &AtomicU64, step: &Step) {
                 action: Action::Insert {
                     record: record(*key, *number),
                 },
+                guard: None,
             });
             // Refused as a whole where a key is taken.
             let _ = store.submit(Operation::Transaction { steps: steps.collect() }).unwrap().await;
@@ -648,11 +652,14 @@ async fn deltas_are_refused_where_items_have_no_key() {
         .define_query("no-key", QueryDefinition::from_value(&no_key).unwrap())
         .await
         .unwrap();
-    let options = SubscribeOptions { delta: true, resume: None };
+    let options = SubscribeOptions {
+        delta: true,
+        ..SubscribeOptions::default()
+    };
     for (query, fine) in [("all", true), ("top", true), ("count", true), ("groups", false), ("no-key", false)] {
         let sink: Arc<Recorder> = Arc::default();
         let subscribed = store
-            .subscribe_with(query, &Value::Null, SubscriptionId::next(), sink, options)
+            .subscribe_with(query, &Value::Null, SubscriptionId::next(), sink, options.clone())
             .await;
         assert_eq!(subscribed.is_ok(), fine, "{query}");
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use noex_server::protocol::ErrorCode;
+use noex_server::protocol::{ErrorCode, Operation, Tier};
 use regex::Regex;
 use serde_json::Value;
 
 /// Codes that no vector can bring about, each with the reason.
 const CODES_WITHOUT_VECTOR: &[(&str, &str)] = &[
-    ("UNAUTHORIZED", "needs a configured login, which this version does not have"),
+    ("SESSION_REVOKED", "needs an embedding program that revokes a session; tested there"),
     ("INTERNAL_ERROR", "means a fault of the server, and no known input causes one"),
     (
         "STORAGE_UNAVAILABLE",
@@ -138,14 +138,12 @@ fn every_error_code_is_documented_and_stands_in_a_vector() {
 fn every_operation_is_documented_and_stands_in_a_vector() {
     let contract = read(root().join("protocol/README.md"));
     let vectors = all_vectors();
-    let operations = operations();
-    assert!(operations.contains("store.insert"), "the operations are found in the source");
-    for operation in &operations {
+    for operation in Operation::ALL.iter().map(|operation| operation.name()) {
         assert!(
             contract.contains(&format!("`{operation}`")),
             "{operation} is missing in protocol/README.md"
         );
-        let excused = OPERATIONS_WITHOUT_VECTOR.iter().any(|(it, _)| it == operation);
+        let excused = OPERATIONS_WITHOUT_VECTOR.iter().any(|(it, _)| *it == operation);
         assert_ne!(
             vectors.contains(&format!("\"{operation}\"")),
             excused,
@@ -154,14 +152,21 @@ fn every_operation_is_documented_and_stands_in_a_vector() {
     }
 }
 
-/// The names of the operations as the source has them: texts such as `"store.insert"`.
-fn operations() -> BTreeSet<String> {
-    let name = Regex::new(r#""((?:store|server)\.[a-z][A-Za-z]+)""#).expect("a pattern");
-    let sources = files(root().join("src/protocol"), "rs")
-        .into_iter()
-        .chain(files(root().join("src/server"), "rs"));
-    let code: String = sources.map(|path| code_of(&read(path))).collect();
-    name.captures_iter(&code).map(|found| found[1].to_owned()).collect()
+/// Each row of the table of tiers in the contract lists the operations of a tier, and all of them.
+#[test]
+fn the_tiers_of_the_contract_are_those_of_the_table_of_operations() {
+    let contract = read(root().join("protocol/README.md"));
+    for tier in [Tier::Read, Tier::Write, Tier::Admin] {
+        let row = contract.lines().find(|line| line.starts_with(&format!("| {tier} | `")));
+        let row = row.unwrap_or_else(|| panic!("the tier {tier} has a row"));
+        let listed: BTreeSet<&str> = row.split('`').filter(|text| text.contains('.') && !text.contains(' ')).collect();
+        let of_tier = Operation::ALL.iter().filter(|operation| operation.tier() == Some(tier));
+        // Those of identity go by roles, and have a tier for the audit log alone.
+        let names = of_tier
+            .map(|operation| operation.name())
+            .filter(|name| !name.starts_with("identity."));
+        assert_eq!(listed, names.collect(), "{tier}");
+    }
 }
 
 #[test]

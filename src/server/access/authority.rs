@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::principal::{Login, Principal};
 use super::rights::Rights;
 use super::secret::Secret;
+use super::tokens::mint::Signer;
 use crate::server::handlers::Failure;
 use crate::server::identity::Identity;
 
@@ -59,4 +60,9 @@ pub(crate) trait Authority: Send + Sync + 'static {
 
     /// Ends what a login stands on, where that is ours to end: a stored session. When it is done, it is durable.
     fn log_out(&self, login: &Login) -> Work<Result<(), Failure>>;
+
+    /// What tokens can be made with that this authority will take; none where it makes none.
+    fn signer(&self) -> Option<Arc<Signer>> {
+        None
+    }
 }

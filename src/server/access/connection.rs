@@ -11,8 +11,8 @@ use super::deadlines::Deadlines;
 use super::presence::Place;
 use super::principal::{Login, Principal};
 use super::rights::{Asked, Rights, Scope};
-use super::target::{AbsentName, Named, Target, absent_target, query_target};
-use crate::protocol::{ConnectionId, Fields, Operation, Request, Touches, decode_text};
+use super::target::{AbsentName, Judged, Named, Target, absent_target, query_target};
+use crate::protocol::{BucketName, ConnectionId, Fields, Operation, Request, Touches, decode_text};
 use crate::server::connection::OutboxHandle;
 use crate::server::handlers::Failure;
 use crate::store::state::State;
@@ -124,6 +124,11 @@ impl Access {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)
     }
 
+    /// Whether the session has run out and nobody was told yet.
+    pub(crate) fn has_just_expired(&self) -> bool {
+        self.expiry_is_news
+    }
+
     /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
     /// they are, nothing can.
     pub(crate) fn may_have_changed(&self) -> bool {
@@ -231,11 +236,11 @@ impl Access {
         let fields = request.fields();
         let Some(operation) = request.operation() else {
             let name = AbsentName::read(request.name(), fields);
-            return self.judged(self.rights.judge(asked, &absent_target(request.name(), &name)));
+            return self.told(self.rights.judge(asked, &absent_target(request.name(), &name)));
         };
         match operation.touches() {
             Touches::Session | Touches::Own => Ok(Scope::Everything),
-            Touches::Visible => self.judged(self.rights.judge_visible(asked).map(|()| Scope::Everything)),
+            Touches::Visible => self.told(self.rights.judge_visible(asked).map(|()| Scope::Everything)),
             Touches::Steps => self.admit_steps(fields),
             Touches::Bucket
             | Touches::NamedBucket
@@ -244,8 +249,25 @@ impl Access {
             | Touches::NamedQuery
             | Touches::NewQuery
             | Touches::Server
-            | Touches::Identity => self.judged(self.rights.judge(asked, &Named::read(operation, fields).target(state))),
+            | Touches::Identity => self.told(self.rights.judge(asked, &Named::read(operation, fields).target(state))),
         }
+    }
+
+    /// Which bucket is judged where a request names a query, on the state on which it is judged.
+    pub(crate) fn judged(&self, request: &Request<'_>, state: &State) -> Judged {
+        match request.operation() {
+            Some(operation) if matches!(operation.touches(), Touches::Query | Touches::QueryOrBucket) => {
+                let named = Named::read(operation, request.fields());
+                Judged::Query(named.target(state).bucket().map(BucketName::from))
+            }
+            Some(_) | None => Judged::Whatever,
+        }
+    }
+
+    /// Whether queries that are functions of the embedding program, which may look at anything, are to be shown.
+    pub(crate) fn shows_functions(&self, operation: Operation) -> bool {
+        let anything = Target::Query { name: "*", bucket: None };
+        self.rights.judge(operation.into(), &anything) == Ok(Scope::Everything)
     }
 
     /// Whether what an element of a transaction does may be done, and with how much of the bucket.
@@ -253,7 +275,7 @@ impl Access {
     /// # Errors
     /// What the client is told.
     pub(crate) fn admit_step(&self, operation: Operation, bucket: &str) -> Result<Scope, Failure> {
-        self.judged(self.rights.judge_step(operation, bucket))
+        self.told(self.rights.judge_step(operation, bucket))
     }
 
     /// Whether a bucket is to be shown by an operation that shows what the caller may see, and whether all of it is.
@@ -285,7 +307,7 @@ impl Access {
         Ok(())
     }
 
-    fn judged<T>(&self, judgement: Result<T, String>) -> Result<T, Failure> {
+    fn told<T>(&self, judgement: Result<T, String>) -> Result<T, Failure> {
         // Whoever is not logged in is told what would help.
         judgement.map_err(|refusal| match &self.login {
             Some(_) => Failure::forbidden(refusal),
@@ -302,7 +324,7 @@ impl Access {
         let reads_only = steps
             .iter()
             .all(|(operation, _)| operation.tier() == Some(crate::protocol::Tier::Read));
-        self.judged(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
+        self.told(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
         for (operation, bucket) in &steps {
             self.admit_step(*operation, bucket)?;
         }

@@ -19,7 +19,7 @@ mod principal;
 mod rights;
 mod secret;
 mod target;
-mod tokens;
+pub(crate) mod tokens;
 
 pub use self::permissions::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 pub use self::principal::Principal;
@@ -34,5 +34,5 @@ pub(crate) use self::permissions::{Allowance, Grant, GrantFault, best};
 pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};
-pub(crate) use self::target::{Target, query_target};
+pub(crate) use self::target::{Judged, Target, query_target};
 pub(crate) use self::tokens::{Revocations, TokenAuthority};

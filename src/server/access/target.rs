@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::protocol::{Fields, Operation, Touches, decode_text};
+use crate::protocol::{BucketName, Fields, Operation, Touches, decode_text};
 use crate::store::state::{QueryKind, State};
 
 /// What a request touches, as far as permissions go.
@@ -74,6 +74,15 @@ impl<'a> Named<'a> {
             (None, None) => Target::Server,
         }
     }
+}
+
+/// Which bucket was judged where a request names a query: nothing but that may be read in its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// Nothing depends on it.
+    Whatever,
+    /// The bucket behind the query; none where the query was a function, or not there.
+    Query(Option<BucketName>),
 }
 
 /// The target of whatever reads a query.

@@ -123,6 +123,24 @@ impl Admission {
         })
     }
 
+    /// Takes a plain HTTP request from the quota of the address.
+    ///
+    /// # Errors
+    /// How long to wait where the quota does not allow it.
+    pub(crate) fn admit_plain(&self) -> Result<(), Duration> {
+        let Some(member) = &self.member else { return Ok(()) };
+        member.limits.take_request(&member.account, None)
+    }
+
+    /// Counts a plain HTTP request, or an upgrade, whose token is refused.
+    ///
+    /// # Errors
+    /// How long to wait where there were too many of them.
+    pub(crate) fn count_refused_plain(&self) -> Result<(), Duration> {
+        let Some(member) = &self.member else { return Ok(()) };
+        member.limits.take_refused(&member.account)
+    }
+
     /// Another user is logged in, or nobody any more: their own quota counts from now on, beside all their connections.
     pub(crate) fn identify(&mut self, user: Option<&str>) {
         if let Some(member) = &mut self.member {
@@ -158,8 +176,7 @@ impl Admission {
     /// # Errors
     /// The code to close the connection with where there were too many of them.
     pub(crate) fn count_refused(&self) -> Result<(), CloseCode> {
-        let Some(member) = &self.member else { return Ok(()) };
-        member.limits.take_refused(&member.account).map_err(|_| CloseCode::TooManyRefused)
+        self.count_refused_plain().map_err(|_| CloseCode::TooManyRefused)
     }
 
     /// The admission of a client under this limit.

@@ -14,6 +14,7 @@ mod forms;
 mod keys;
 mod names;
 mod raw;
+mod reload;
 mod resolution;
 mod secrets;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use auth::{
 };
 pub use fault::{ConfigError, Fault, Place};
 pub use raw::{Resolved, Sources};
+pub(crate) use reload::Reload;
 
 use crate::protocol::{BucketName, MAX_DEPTH, Operation, QueryName};
 pub use crate::store::StoreLimits;

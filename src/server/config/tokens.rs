@@ -181,9 +181,10 @@ fn rule_refusal(rule: &Value, member: &str, message: String) -> Refusal {
     }
     Refusal {
         part: if member.is_empty() { String::new() } else { format!(".{member}") },
-        message: match rule {
-            Value::Object(_) => message,
-            other => format!("{message}, found {}", kind_of(other)),
+        message: if rule.is_object() {
+            message
+        } else {
+            format!("{message}, found {}", kind_of(rule))
         },
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use super::Service;
 use crate::protocol::Number;
 use crate::protocol::message::ResultList;
+use crate::server::handlers::Finished;
 use crate::server::statistics::{ConnectionCounters, Ticket};
 
 /// Something that is owed, behind what was owed before it.
@@ -149,13 +150,15 @@ impl<V: Service> Answers<V> {
                 }
             }
         }
-        if let Some((ticket, alone)) = &mut self.alone
+        while let Some((ticket, alone)) = &mut self.alone
             && let Poll::Ready(completion) = alone.as_mut().poll(cx)
         {
             let ticket = *ticket;
             self.alone = None;
-            let answer = service.complete(completion);
-            self.deliver(ticket, answer, send);
+            match service.complete(completion) {
+                Finished::Answer(answer) => self.deliver(ticket, answer, &mut send),
+                Finished::Waits(work) => self.alone = Some((ticket, work)),
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::{Opening, Reply, Service, Sessions};
 use crate::protocol::{CloseCode, ConnectionId, CursorScope, Request, SubscriptionId, message};
 use crate::server::access::Principal;
+use crate::server::handlers::{Failure, Finished};
 use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
@@ -155,8 +156,10 @@ impl Service for FakeSession {
         None
     }
 
-    fn complete(&mut self, id: i64) -> Vec<u8> {
-        answer(id)
+    fn refused(&mut self, _: &Request<'_>, _: &Failure) {}
+
+    fn complete(&mut self, id: i64) -> Finished<i64> {
+        Finished::Answer(answer(id))
     }
 
     fn message(&mut self, id: SubscriptionId, update: Update) -> Option<Vec<u8>> {

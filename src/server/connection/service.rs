@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::outbox::Outbox;
 use crate::protocol::{CloseCode, ConnectionId, Request, SubscriptionId};
 use crate::server::access::{Access, Authority, Deadlines, Login, Place, Presence, Principal};
-use crate::server::handlers::{Completion, Handled, HandlerContext, PendingAnswer, Session};
+use crate::server::audit::Event;
+use crate::server::handlers::{Completion, Failure, Finished, Handled, HandlerContext, PendingAnswer, Session};
 use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
@@ -37,12 +38,14 @@ pub(crate) trait Service: Send + 'static {
     fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>>;
     /// Carries out a request that was admitted, or begins to.
     fn handle(&mut self, request: &Request<'_>) -> Reply<Self::Pending, Self::Completion>;
+    /// Learns that a request which was admitted is beyond a quota, and is answered with this.
+    fn refused(&mut self, request: &Request<'_>, failure: &Failure);
     /// Looks at the rights again. Gives the code to close with where the connection has no business here any more.
     fn recheck(&mut self) -> Option<CloseCode>;
     /// The user whose quotas count, where that has become another since it was asked last; `Some(None)` for nobody.
     fn new_user(&mut self) -> Option<Option<Arc<Principal>>>;
-    /// Ends a request that was carried out alone. Gives its answer.
-    fn complete(&mut self, completion: Self::Completion) -> Vec<u8>;
+    /// Ends a request that was carried out alone. Gives its answer, or what that still waits for.
+    fn complete(&mut self, completion: Self::Completion) -> Finished<Self::Completion>;
     /// The message about something new of a subscription; none where the session no longer has it. Asked for when
     /// the message is about to be sent, in the order in which messages are sent.
     fn message(&mut self, subscription: SubscriptionId, update: Update) -> Option<Vec<u8>>;
@@ -76,7 +79,11 @@ impl Service for Session {
         }
     }
 
-    fn complete(&mut self, completion: Completion) -> Vec<u8> {
+    fn refused(&mut self, request: &Request<'_>, failure: &Failure) {
+        self.record_refusal(request, failure);
+    }
+
+    fn complete(&mut self, completion: Completion) -> Finished<Completion> {
         self.complete(completion)
     }
 
@@ -153,6 +160,7 @@ impl Sessions for StoreSessions {
         let mut session = Session::new(Arc::clone(&self.context), outbox, figures, access);
         if let Some(login) = login {
             session.log_in(login);
+            session.record_event(Event::LoggedInByUpgrade);
         }
         session
     }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use super::encode::Encoder;
 use super::failure::Failure;
+use super::recording::RecordedAnswer;
 use super::subscriptions::Opened;
 use crate::protocol::{ErrorCode, Number};
 use crate::server::access::Login;
@@ -23,9 +24,17 @@ pub enum Handled {
     Alone(Pin<Box<dyn Future<Output = Completion> + Send>>),
 }
 
+/// What became of a request that was carried out alone, and whose outcome the session has seen.
+pub enum Finished<C> {
+    /// The complete answer.
+    Answer(Vec<u8>),
+    /// More work, which yields an outcome like the first.
+    Waits(Pin<Box<dyn Future<Output = C> + Send>>),
+}
+
 /// What a request that was carried out alone came to.
 pub struct Completion {
-    id: Number,
+    pub(super) id: Number,
     pub(super) outcome: Result<Vec<u8>, Failure>,
     /// What the session is to do about it, before the answer is sent.
     pub(super) effect: Effect,
@@ -72,22 +81,39 @@ pub(super) enum Success {
     },
 }
 
+/// An answer that is on its way.
+pub enum PendingAnswer {
+    /// That to a write, there when the write is durable.
+    Write(WriteAnswer),
+    /// One that is recorded.
+    Recorded(Box<RecordedAnswer>),
+}
+
 /// The answer to a write, there when the write is durable.
-pub struct PendingAnswer {
+pub struct WriteAnswer {
     pub(super) commit: Commit,
     pub(super) success: Success,
     pub(super) encoder: Encoder,
     pub(super) expose_details: bool,
 }
 
-impl PendingAnswer {
-    fn encode(&mut self, outcome: Result<Outcome, StoreError>) -> Vec<u8> {
-        let answer = outcome.map_err(Failure::from).and_then(|outcome| match &mut self.success {
+impl WriteAnswer {
+    /// What became of the write, when that is known.
+    pub(super) fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<u8>, Failure>> {
+        Pin::new(&mut self.commit).poll(context).map(|outcome| self.answer(outcome))
+    }
+
+    fn answer(&mut self, outcome: Result<Outcome, StoreError>) -> Result<Vec<u8>, Failure> {
+        outcome.map_err(Failure::from).and_then(|outcome| match &mut self.success {
             Success::Prepared(answer) => Ok(std::mem::take(answer)),
             Success::Outcome | Success::Steps { writes: false } => self.encoder.outcome(&outcome).map_err(Failure::from),
             Success::Steps { writes: true } => self.encoder.outcome(&outcome).map_err(|_| self.committed_but_too_large()),
-        });
-        answer.unwrap_or_else(|failure| failure.answer(self.encoder.id, self.expose_details))
+        })
+    }
+
+    /// The answer as it is sent.
+    pub(super) fn encode(&self, outcome: Result<Vec<u8>, Failure>) -> Vec<u8> {
+        outcome.unwrap_or_else(|failure| failure.answer(self.encoder.id, self.expose_details))
     }
 
     /// Not the code of a result that is too large, which invites to try again.
@@ -104,9 +130,9 @@ impl Future for PendingAnswer {
     type Output = Vec<u8>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<u8>> {
-        match Pin::new(&mut self.commit).poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(outcome) => Poll::Ready(self.encode(outcome)),
+        match &mut *self {
+            Self::Write(write) => write.poll_outcome(context).map(|outcome| write.encode(outcome)),
+            Self::Recorded(recorded) => Pin::new(recorded).poll(context),
         }
     }
 }

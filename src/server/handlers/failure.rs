@@ -14,6 +14,8 @@ pub struct Failure {
     code: ErrorCode,
     message: Cow<'static, str>,
     details: Option<Value>,
+    /// What is recorded in the place of the message, where that quotes data.
+    recorded: Option<Box<str>>,
 }
 
 impl Failure {
@@ -24,6 +26,7 @@ impl Failure {
             code,
             message: message.into(),
             details: None,
+            recorded: None,
         }
     }
 
@@ -79,6 +82,7 @@ impl Failure {
             code: ErrorCode::RateLimited,
             message: format!("Rate limit exceeded. Retry after {millis}ms").into(),
             details: Some(json!({ "retryAfterMs": millis })),
+            recorded: None,
         }
     }
 
@@ -92,6 +96,12 @@ impl Failure {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What is written down of it: what the client is told, but for the data in it.
+    #[must_use]
+    pub fn recorded(&self) -> &str {
+        self.recorded.as_deref().unwrap_or(&self.message)
     }
 
     /// The same failure with details.
@@ -122,8 +132,24 @@ impl From<StoreError> for Failure {
             code: error.code(),
             message: error.to_string().into(),
             details: error.details(),
+            recorded: without_data(&error),
         }
     }
+}
+
+/// What may be written down of an error whose text quotes values of a record, or what else a request has brought. Names
+/// and keys of records may.
+fn without_data(error: &StoreError) -> Option<Box<str>> {
+    if let StoreError::UniqueViolation { bucket, field, .. } = error {
+        return Some(format!("Unique constraint violation in bucket \"{bucket}\": field \"{field}\"").into());
+    }
+    if let StoreError::RequestKeyReused(_) = error {
+        return Some("The request key was used for another request".into());
+    }
+    if let StoreError::RefusedBefore { code, .. } = error {
+        return Some(format!("Refused before: {code}").into());
+    }
+    None
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! query is there, whether filter and data are valid. The first problem is the answer.
 
 mod answer;
+mod audit;
 mod auth;
 mod encode;
 mod failure;
@@ -12,6 +13,7 @@ mod fields;
 pub mod fuzzing;
 mod identity;
 mod limits;
+mod recording;
 mod request_key;
 mod server_info;
 mod store_admin;
@@ -21,6 +23,8 @@ mod subscriptions;
 mod transaction;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -29,14 +33,15 @@ use std::sync::atomic::AtomicUsize;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-pub use self::answer::{Completion, Handled, PendingAnswer};
-use self::answer::{Effect, Success};
+pub use self::answer::{Completion, Finished, Handled, PendingAnswer};
+use self::answer::{Effect, Success, WriteAnswer};
 use self::encode::Encoder;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
-use crate::server::access::{Access, Change, Login, Principal, Scope};
+use crate::server::access::{Access, Change, Judged, Login, Principal, Scope};
+use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
@@ -65,6 +70,8 @@ pub struct HandlerContext {
     pub parts: Vec<Part>,
     /// How many reads of many rows may be under way at once, on threads of their own.
     pub long_reads: Arc<Semaphore>,
+    /// Where it is written down who did what, if that is asked for.
+    pub(crate) audit: Option<Arc<AuditLog>>,
 }
 
 /// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
@@ -75,9 +82,13 @@ pub struct Session {
     access: Access,
     /// With how much of its target the request may be carried out that was admitted last.
     scope: Scope,
+    /// The bucket that was judged then, where it named a query.
+    judged: Judged,
     figures: Arc<ConnectionFigures>,
     /// Whether another user is logged in than whoever counts requests knows.
     user_is_news: bool,
+    /// What goes along with the request that is being carried out alone, where it is recorded.
+    trace: Option<Box<Trace>>,
 }
 
 impl Session {
@@ -90,8 +101,10 @@ impl Session {
             subscriptions: Subscriptions::counted_by(figures.subscriptions()),
             access,
             scope: Scope::Everything,
+            judged: Judged::Whatever,
             figures,
             user_is_news: false,
+            trace: None,
         }
     }
 
@@ -104,12 +117,17 @@ impl Session {
         if !self.access.authority().is_on() {
             return Ok(());
         }
-        match self.access.admit(request, &self.context.store.snapshot()) {
+        let state = self.context.store.snapshot();
+        match self.access.admit(request, &state) {
             Ok(scope) => {
                 self.scope = scope;
+                self.judged = self.access.judged(request, &state);
                 Ok(())
             }
-            Err(failure) => Err(failure.answer(request.id(), self.context.expose_error_details)),
+            Err(failure) => {
+                self.record_refusal(request, &failure);
+                Err(failure.answer(request.id(), self.context.expose_error_details))
+            }
         }
     }
 
@@ -139,7 +157,7 @@ impl Session {
     /// Brings the session up to date. `used` tells whether that is because of a request.
     fn look_at_access(&mut self, used: bool) {
         if self.access.may_have_changed() {
-            let change = self.access.refresh(wall_clock_ms(), used);
+            let change = self.refresh(wall_clock_ms(), used);
             self.follow(change);
         }
     }
@@ -161,12 +179,15 @@ impl Session {
 
     /// Carries out a request, or begins to.
     pub fn handle(&mut self, request: &Request<'_>) -> Handled {
+        if let Some(trace) = self.trace_of(request) {
+            return self.handle_recorded(request, trace);
+        }
         self.dispatch(request)
             .unwrap_or_else(|failure| Handled::Answer(failure.answer(request.id(), self.context.expose_error_details)))
     }
 
-    /// Ends a request that was carried out alone. Gives its answer.
-    pub fn complete(&mut self, mut completion: Completion) -> Vec<u8> {
+    /// Ends a request that was carried out alone. Gives its answer, where nothing has to be waited for any more.
+    pub fn complete(&mut self, mut completion: Completion) -> Finished<Completion> {
         match std::mem::replace(&mut completion.effect, Effect::Nothing) {
             Effect::Nothing => {}
             Effect::Opened(opened) => {
@@ -184,7 +205,11 @@ impl Session {
                 self.follow(change);
             }
         }
-        completion.encode(self.context.expose_error_details)
+        let waits = self.trace.take().and_then(|trace| self.record_completion(*trace, &mut completion));
+        match waits {
+            Some(work) => Finished::Waits(work),
+            None => Finished::Answer(completion.encode(self.context.expose_error_details)),
+        }
     }
 
     /// The message about something new of a subscription; none where it was given up meanwhile: after the answer to
@@ -218,16 +243,18 @@ impl Session {
             return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Some(Tier::Write) => request_key::read(operation, request.fields())?,
+            Some(Tier::Write) => request_key::read(operation, request.fields(), self.access.principal())?,
             Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
             context: &self.context,
             id: request.id(),
+            operation,
             fields: request.fields(),
             request_key,
             access: &self.access,
             scope: &self.scope,
+            judged: &self.judged,
         };
         match operation {
             Operation::StoreInsert => store_writes::insert(call),
@@ -299,7 +326,7 @@ impl Session {
             Operation::IdentityMyAccess => identity::my_access(&identity::asking(call)?),
             Operation::IdentityGetOwner => identity::get_owner(&identity::asking(call)?),
             Operation::IdentityTransferOwner => identity::transfer_owner(&identity::asking(call)?),
-            Operation::AuditQuery => Err(Failure::absent(Part::Audit)),
+            Operation::AuditQuery => audit::query(call),
             // The connection takes batches apart, so that only one within another comes here.
             Operation::Batch => Err(Failure::new(
                 ErrorCode::ValidationError,
@@ -318,6 +345,7 @@ fn wall_clock_ms() -> u64 {
 struct Call<'c, 'a> {
     context: &'c Arc<HandlerContext>,
     id: Number,
+    operation: Operation,
     fields: &'c Fields<'a>,
     /// Where a write is to be carried out once: what it is known by.
     request_key: Option<RequestKey>,
@@ -326,6 +354,8 @@ struct Call<'c, 'a> {
     /// With how much of what the request touches they may do it. A handler reads its target from the very field that the
     /// operation's [`Touches`](crate::protocol::Touches) names: this is what was judged.
     scope: &'c Scope,
+    /// The bucket that was judged where the request names a query.
+    judged: &'c Judged,
 }
 
 impl Call<'_, '_> {
@@ -336,19 +366,23 @@ impl Call<'_, '_> {
         }
     }
 
-    /// Gives an operation its place in the order of commits.
+    /// Gives an operation its place in the order of commits, within what whoever asks may touch.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
         let store = &self.context.store;
+        let operation = match self.scope {
+            Scope::Everything => operation,
+            Scope::Guarded(guard) => operation.within(Arc::clone(guard)),
+        };
         let commit = match &self.request_key {
             None => store.submit(operation)?,
             Some(key) => store.submit_once(operation, key.clone())?,
         };
-        Ok(Handled::Pending(PendingAnswer {
+        Ok(Handled::Pending(PendingAnswer::Write(WriteAnswer {
             commit,
             success,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,
-        }))
+        })))
     }
 
     /// An answer of any shape.

@@ -1,27 +1,33 @@
 //! `requestKey`: what makes a write and its repeats known as the same.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::failure::Failure;
 use super::fields;
 use crate::protocol::{Fields, Operation, json};
+use crate::server::access::Principal;
 use crate::store::RequestKey;
 
 const KEY: &str = "requestKey";
 /// What differs between a request and its repeats: the one is the request's own, the other is compared by itself.
 const NOT_ASKED_FOR: [&str; 2] = ["id", KEY];
 
-/// The key of a request, where it has one.
-pub(super) fn read(operation: Operation, fields: &Fields<'_>) -> Result<Option<RequestKey>, Failure> {
+/// The key of a request, where it has one. It is that of the user who asks: what one was answered is never told to
+/// another. Those who are not logged in have theirs in common.
+pub(super) fn read(operation: Operation, fields: &Fields<'_>, user: Option<&Arc<Principal>>) -> Result<Option<RequestKey>, Failure> {
     let Some(json) = fields::present(fields.get(KEY)) else {
         return Ok(None);
     };
     let expected = || format!("Invalid \"{KEY}\": expected text of 1 to 200 bytes");
     let key = fields::read_text(Some(json)).map_err(|misfit| misfit.failure(expected))?;
-    RequestKey::new(key, fingerprint(operation, fields))
-        .map(Some)
-        .map_err(|_| Failure::validation(expected()))
+    let key = RequestKey::new(key, fingerprint(operation, fields)).map_err(|_| Failure::validation(expected()))?;
+    Ok(Some(match user {
+        None => key,
+        Some(user) => key.in_scope(format!("user:{}", user.user_id)),
+    }))
 }
 
 /// What is asked for, as a number that is the same for the same members in any order and any spelling.
@@ -125,10 +131,10 @@ mod tests {
     fn keys_are_texts_of_bounded_length_and_null_is_none() {
         let key_of = |json: &str| {
             let text = format!("{{\"requestKey\":{json}}}");
-            read(Operation::StoreClear, &Fields::parse(&text).unwrap()).map(|key| key.is_some())
+            read(Operation::StoreClear, &Fields::parse(&text).unwrap(), None).map(|key| key.is_some())
         };
         assert_eq!(key_of("null"), Ok(false));
-        assert_eq!(read(Operation::StoreClear, &Fields::default()), Ok(None));
+        assert_eq!(read(Operation::StoreClear, &Fields::default(), None), Ok(None));
         for length in [1, 200] {
             assert_eq!(key_of(&format!("\"{}\"", "k".repeat(length))), Ok(true));
         }

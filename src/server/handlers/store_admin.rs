@@ -7,17 +7,19 @@ use super::failure::Failure;
 use super::identity::{Fate, owned};
 use super::{Call, client_bucket, deny_reserved, fields, invalid};
 use crate::protocol::json::{write_object, write_text};
-use crate::protocol::{BucketName, Number, QueryName, message};
+use crate::protocol::{self, BucketName, Number, QueryName, message};
+use crate::server::access::{Access, Scope};
 use crate::server::identity::{Resource, ResourceKind};
 use crate::store::long_work::in_place;
 use crate::store::query::QueryDefinition;
-use crate::store::state::{BucketDefinition, QueryEntry, QueryKind};
-use crate::store::{Operation, StoreError};
+use crate::store::state::{BucketDefinition, QueryEntry, QueryKind, State};
+use crate::store::{Operation, Seen, StoreError};
 
 /// `store.buckets`.
 pub(super) fn buckets(call: &Call<'_, '_>) -> Handled {
     let snapshot = call.context.store.snapshot();
-    let visible: Vec<_> = snapshot.bucket_names().filter(|name| !name.is_reserved()).collect();
+    let sight = Sight::new(call);
+    let visible: Vec<_> = snapshot.bucket_names().filter(|name| sight.of(name).is_some()).collect();
     let bytes = visible.iter().map(|name| name.as_str().len() + 3).sum::<usize>();
     Handled::Answer(message::result_with(call.id, 32 + bytes, |out| {
         out.extend_from_slice(b"{\"count\":");
@@ -35,7 +37,66 @@ pub(super) fn buckets(call: &Call<'_, '_>) -> Handled {
 
 /// `store.stats`.
 pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
-    call.json(&call.context.store.stats().without_reserved())
+    let stats = call.context.store.stats().without_reserved();
+    let sight = Sight::new(call);
+    if sight.is_of_everything(&stats.buckets.names) {
+        return call.json(&stats);
+    }
+    let snapshot = call.context.store.snapshot();
+    let queries = snapshot.queries().filter(|(name, entry)| sight.of_query(name, entry).is_some());
+    let seen = |name: &BucketName| match sight.of(name) {
+        None => Seen::Nothing,
+        Some(Scope::Guarded(_)) => Seen::Name,
+        Some(Scope::Everything) => Seen::Counts,
+    };
+    call.json(&stats.seen(seen, queries.map(|(_, entry)| entry.active_subscriptions())))
+}
+
+/// What whoever asks may see of what is told of all buckets.
+struct Sight<'c> {
+    access: &'c Access,
+    operation: protocol::Operation,
+    /// Nothing is kept from anybody but what is the server's own.
+    is_free: bool,
+    shows_functions: bool,
+}
+
+impl<'c> Sight<'c> {
+    fn new(call: &Call<'c, '_>) -> Self {
+        let is_free = !call.access.authority().is_on();
+        Self {
+            access: call.access,
+            operation: call.operation,
+            is_free,
+            shows_functions: is_free || call.access.shows_functions(call.operation),
+        }
+    }
+
+    /// How much of a bucket is to be seen, if it is at all.
+    fn of(&self, bucket: &BucketName) -> Option<Scope> {
+        if bucket.is_reserved() {
+            return None;
+        }
+        if self.is_free {
+            return Some(Scope::Everything);
+        }
+        self.access.shows(self.operation, bucket.as_str())
+    }
+
+    /// How much of the bucket behind a query, if the query is to be seen at all.
+    fn of_query(&self, name: &QueryName, entry: &QueryEntry) -> Option<Scope> {
+        if name.is_reserved() {
+            return None;
+        }
+        match source(entry) {
+            Some(bucket) => self.of(bucket),
+            None => self.shows_functions.then_some(Scope::Everything),
+        }
+    }
+
+    fn is_of_everything(&self, buckets: &[BucketName]) -> bool {
+        self.is_free || (self.shows_functions && buckets.iter().all(|name| self.of(name) == Some(Scope::Everything)))
+    }
 }
 
 /// `store.defineBucket`.
@@ -140,19 +201,30 @@ pub(super) fn undefine_query(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 /// `store.listQueries`.
 pub(super) fn list_queries(call: &Call<'_, '_>) -> Handled {
     let snapshot = call.context.store.snapshot();
+    let sight = Sight::new(call);
     let visible = snapshot
         .queries()
-        .filter(|(name, entry)| !name.is_reserved() && !source(entry).is_some_and(BucketName::is_reserved));
+        .filter_map(|(name, entry)| Some((name, entry, sight.of_query(name, entry)?)));
     Handled::Answer(message::result_with(call.id, 512, |out| {
         out.extend_from_slice(b"{\"queries\":[");
-        for (at, (name, entry)) in visible.enumerate() {
+        for (at, (name, entry, scope)) in visible.enumerate() {
             if at > 0 {
                 out.push(b',');
             }
-            write_query(out, name, entry);
+            write_query(out, name, entry, names_only_what_is_there(entry, &scope, &snapshot));
         }
         out.extend_from_slice(b"]}");
     }))
+}
+
+/// Whether a query may be shown as it is defined: one that names fields which are not there cannot be used either.
+fn names_only_what_is_there(entry: &QueryEntry, scope: &Scope, state: &State) -> bool {
+    let (QueryKind::Declarative(definition), Some(guard)) = (&entry.kind, scope.guard()) else {
+        return true;
+    };
+    state
+        .bucket(definition.bucket().as_str())
+        .is_ok_and(|bucket| definition.find_field(|field| !guard.shows(field, bucket.key_field())).is_none())
 }
 
 /// The bucket behind a query, as far as it is known.
@@ -163,9 +235,9 @@ fn source(entry: &QueryEntry) -> Option<&BucketName> {
     }
 }
 
-fn write_query(out: &mut Vec<u8>, name: &QueryName, entry: &QueryEntry) {
+fn write_query(out: &mut Vec<u8>, name: &QueryName, entry: &QueryEntry, with_config: bool) {
     let (kind, config) = match &entry.kind {
-        QueryKind::Declarative(definition) => ("declarative", Some(definition.config())),
+        QueryKind::Declarative(definition) => ("declarative", with_config.then(|| definition.config())),
         QueryKind::Programmatic(_) => ("programmatic", None),
     };
     out.extend_from_slice(b"{\"name\":");

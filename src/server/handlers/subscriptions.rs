@@ -15,7 +15,9 @@ use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, Operation,
 use crate::server::access::{self, Access, Scope};
 use crate::server::statistics::{Count, Counters};
 use crate::store::state::State;
-use crate::store::{ChangeSet, Delta, Followed, Sink, StoreError, SubscribeOptions, Subscribed, Subscription, Update, ViewResult};
+use crate::store::{
+    ChangeSet, Delta, Followed, Guard, Sink, Snapshot, StoreError, SubscribeOptions, Subscribed, Subscription, Update, ViewResult,
+};
 
 /// The subscriptions of one connection. Dropping them ends them.
 pub(super) struct Subscriptions {
@@ -123,10 +125,13 @@ impl Wish {
         Ok(Self { delta, resume })
     }
 
-    fn options(self) -> SubscribeOptions {
+    /// As part of what the query shows, as it is defined in a snapshot.
+    fn options(self, guard: Option<Arc<Guard>>, snapshot: Snapshot) -> SubscribeOptions {
         SubscribeOptions {
             delta: self.delta,
             resume: self.resume,
+            guard,
+            found_in: Some(snapshot),
         }
     }
 }
@@ -191,11 +196,9 @@ impl Subscriptions {
         let snapshot = call.context.store.snapshot();
         call.context
             .request_limits
-            .check_params(&open_query(&snapshot, &query)?.kind, &params)?;
-        let subscribing = call
-            .context
-            .store
-            .subscribe_with(&query, &params, id, Arc::clone(sink), wish.options());
+            .check_params(&open_query(call, &snapshot, &query)?.kind, &params)?;
+        let options = wish.options(call.scope.guard().cloned(), snapshot);
+        let subscribing = call.context.store.subscribe_with(&query, &params, id, Arc::clone(sink), options);
         let (request, context) = (call.id, Arc::clone(call.context));
         let origin = Origin::new(call, Source::Query(query.into_owned()));
         Ok(Handled::Alone(Box::pin(async move {
@@ -226,7 +229,11 @@ impl Subscriptions {
         call.context.store.snapshot().bucket(&bucket)?;
         call.context.request_limits.check_filter(&filter)?;
         let filter = Value::Object(filter);
-        let following = call.context.store.follow(&bucket, &filter, since, id, Arc::clone(sink));
+        let guard = call.scope.guard().map(Arc::as_ref);
+        let following = call
+            .context
+            .store
+            .follow_within(guard, &bucket, &filter, since, id, Arc::clone(sink));
         let request = call.id;
         let origin = Origin::new(call, Source::Bucket(bucket.into_owned()));
         Ok(Handled::Alone(Box::pin(async move {

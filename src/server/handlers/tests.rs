@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Handled, HandlerContext, RequestLimits, Session};
+use super::{Finished, Handled, HandlerContext, RequestLimits, Session};
 use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
 use crate::server::access::{Access, Open};
@@ -54,8 +54,13 @@ impl Client {
                 Handled::Answer(answer) => answer,
                 Handled::Pending(pending) => pending.await,
                 Handled::Alone(work) => {
-                    let completion = work.await;
-                    self.session.complete(completion)
+                    let mut work = work;
+                    loop {
+                        match self.session.complete(work.await) {
+                            Finished::Answer(answer) => break answer,
+                            Finished::Waits(more) => work = more,
+                        }
+                    }
                 }
             },
         };
@@ -117,6 +122,7 @@ async fn context() -> HandlerContext {
         max_result_bytes: 1 << 20,
         expose_error_details: true,
         long_reads: Arc::new(Semaphore::new(1)),
+        audit: None,
     }
 }
 

@@ -1,22 +1,24 @@
 //! `store.transaction`: the form of every step is checked before anything else, and the first problem wins.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::answer::{Handled, Success};
 use super::failure::Failure;
 use super::fields::{self, LowestVersion, Misfit};
 use super::{Call, RequestLimits};
-use crate::protocol::{BucketName, Datum, ErrorCode, Fields, Record};
-use crate::store::{Action, Operation, Step};
+use crate::protocol::{self, BucketName, Datum, ErrorCode, Fields, Record};
+use crate::store::{Action, Guard, Operation, Step};
 
 /// Carries out a transaction.
 pub(super) fn transaction(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let limits = &call.context.request_limits;
     let forms = read_forms(call.fields)?;
     limits.check_operations(forms.len())?;
-    forms.iter().try_for_each(|form| allow(&form.bucket))?;
+    let guards = forms.iter().map(|form| allow(call, form)).collect::<Result<Vec<_>, _>>()?;
     let writes = forms.iter().any(|form| form.action.writes());
-    let steps = match resolve(&forms, limits) {
+    let steps = match resolve(&forms, guards, limits) {
         Ok(steps) => steps,
         Err(failure) => {
             // A missing bucket comes before a filter that is wrong.
@@ -74,6 +76,19 @@ impl ActionForm {
         }
     }
 
+    /// What the step does, done by itself.
+    fn operation(&self) -> protocol::Operation {
+        match self {
+            Self::Get { .. } => protocol::Operation::StoreGet,
+            Self::Insert { .. } => protocol::Operation::StoreInsert,
+            Self::Update { .. } => protocol::Operation::StoreUpdate,
+            Self::Delete { .. } => protocol::Operation::StoreDelete,
+            Self::Where { .. } => protocol::Operation::StoreWhere,
+            Self::FindOne { .. } => protocol::Operation::StoreFindOne,
+            Self::Count { .. } => protocol::Operation::StoreCount,
+        }
+    }
+
     fn resolve(&self, limits: &RequestLimits) -> Result<Action, Failure> {
         let parse = |filter| limits.filter(filter);
         Ok(match self {
@@ -102,19 +117,25 @@ impl ActionForm {
     }
 }
 
-fn resolve(forms: &[StepForm], limits: &RequestLimits) -> Result<Vec<Step>, Failure> {
-    forms
-        .iter()
-        .map(|form| {
-            Ok(Step {
-                bucket: form.bucket.clone(),
-                action: form.action.resolve(limits)?,
-            })
+fn resolve(forms: &[StepForm], guards: Vec<Option<Arc<Guard>>>, limits: &RequestLimits) -> Result<Vec<Step>, Failure> {
+    let step = |(form, guard): (&StepForm, _)| {
+        Ok(Step {
+            bucket: form.bucket.clone(),
+            action: form.action.resolve(limits)?,
+            guard,
         })
-        .collect()
+    };
+    forms.iter().zip(guards).map(step).collect()
 }
 
-fn allow(bucket: &BucketName) -> Result<(), Failure> {
+/// Whether a step may be carried out, and what of the bucket it may touch.
+fn allow(call: &Call<'_, '_>, form: &StepForm) -> Result<Option<Arc<Guard>>, Failure> {
+    deny_system(&form.bucket)?;
+    let scope = call.access.admit_step(form.action.operation(), form.bucket.as_str())?;
+    Ok(scope.guard().cloned())
+}
+
+fn deny_system(bucket: &BucketName) -> Result<(), Failure> {
     if bucket.is_reserved() {
         return Err(Failure::new(
             ErrorCode::Forbidden,
@@ -379,8 +400,8 @@ mod tests {
     #[test]
     fn system_buckets_are_out_of_reach() {
         let refusal = Failure::new(ErrorCode::Forbidden, "Cannot access system bucket \"_users\" in transaction");
-        assert_eq!(allow(&"_users".into()), Err(refusal));
-        assert_eq!(allow(&"users".into()), Ok(()));
+        assert_eq!(deny_system(&"_users".into()), Err(refusal));
+        assert_eq!(deny_system(&"users".into()), Ok(()));
     }
 
     proptest! {

@@ -1,10 +1,11 @@
 //! Which requests become WebSockets: pure, from the head of a request to the head of its response.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Version};
@@ -55,6 +56,10 @@ pub(crate) enum Refusal {
     UnsupportedVersion,
     /// A handshake that breaks the rules, in a few words.
     Malformed(&'static str),
+    /// The token that it brings along is not taken.
+    Unauthorized,
+    /// Whether it is taken cannot be found out.
+    Internal,
     /// The client's address has opened as many connections as it may, and may open another one after so long.
     TooManyConnections(Duration),
     /// The server has as many connections as it may have.
@@ -62,6 +67,11 @@ pub(crate) enum Refusal {
 }
 
 impl Endpoint {
+    /// The path of the WebSockets.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Checks a request, in the order that the protocol promises.
     ///
     /// # Errors
@@ -173,7 +183,7 @@ fn is_token_byte(byte: u8) -> bool {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) text: &'static str,
+    pub(crate) text: Cow<'static, str>,
 }
 
 impl From<Upgrade> for Answer {
@@ -187,7 +197,7 @@ impl From<Upgrade> for Answer {
         Self {
             status: StatusCode::SWITCHING_PROTOCOLS,
             headers,
-            text: "",
+            text: "".into(),
         }
     }
 }
@@ -201,6 +211,8 @@ impl From<Refusal> for Answer {
             Refusal::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method"),
             Refusal::UnsupportedVersion => (StatusCode::BAD_REQUEST, "Missing or unsupported Sec-WebSocket-Version header"),
             Refusal::Malformed(text) => (StatusCode::BAD_REQUEST, text),
+            Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "Invalid or expired token"),
+            Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
             Refusal::TooManyConnections(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many new connections"),
             Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections"),
         };
@@ -213,14 +225,21 @@ impl From<Refusal> for Answer {
             Refusal::MethodNotAllowed => headers.extend([(ALLOW, HeaderValue::from_static("GET")), (CONNECTION, close)]),
             Refusal::UnsupportedVersion => headers.extend([(SEC_WEBSOCKET_VERSION, VERSIONS), (CONNECTION, close)]),
             Refusal::TooManyConnections(wait) => headers.extend([(RETRY_AFTER, seconds(wait)), (CONNECTION, close)]),
-            Refusal::NotFound | Refusal::ForbiddenOrigin | Refusal::Malformed(_) | Refusal::Full => headers.push((CONNECTION, close)),
+            Refusal::Unauthorized => headers.extend([(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")), (CONNECTION, close)]),
+            Refusal::NotFound | Refusal::ForbiddenOrigin | Refusal::Malformed(_) | Refusal::Internal | Refusal::Full => {
+                headers.push((CONNECTION, close))
+            }
         }
-        Self { status, headers, text }
+        Self {
+            status,
+            headers,
+            text: text.into(),
+        }
     }
 }
 
 /// Whole seconds, rounded up: who waits so long must not come too early.
-fn seconds(wait: Duration) -> HeaderValue {
+pub(super) fn seconds(wait: Duration) -> HeaderValue {
     HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 

@@ -110,6 +110,7 @@ impl Table {
     fn step(self, action: Action) -> Step {
         Step {
             bucket: self.name().into(),
+            guard: None,
             action,
         }
     }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Missed;
-use super::change_set::{ChangeSet, encode};
-use crate::store::query::Filter;
+use super::change_set::{ChangeSet, Sight, encode};
 
 /// Everything that happened after a commit, for the followers of one feed.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ impl Backlog {
     /// # Errors
     /// Where the history does not reach back, or it would be larger than so many bytes: the oldest commit since which
     /// it can be had.
-    pub(super) fn read(filter: &Filter, missed: &Missed<'_>, bytes_max: usize, known: Option<&Self>) -> Result<Self, u64> {
+    pub(super) fn read(sight: &Sight, missed: &Missed<'_>, bytes_max: usize, known: Option<&Self>) -> Result<Self, u64> {
         let Missed {
             since,
             until,
@@ -37,7 +36,7 @@ impl Backlog {
         };
         for entry in entries.rev() {
             let versions = entry.changes.iter().map(|change| (change.old.as_ref(), change.new.as_ref()));
-            let Some(set) = encode(entry.seq, versions, filter, bucket.key_field()) else {
+            let Some(set) = encode(entry.seq, versions, sight, bucket.key_field()) else {
                 continue;
             };
             backlog.bytes += set.data().len();

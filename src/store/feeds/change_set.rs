@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::protocol::{FieldName, Record};
-use crate::store::query::Filter;
+use crate::store::query::{Filter, Projection};
 
 /// What happened to the records that a feed follows in one commit. Encoded once, shared by all who follow the same.
 #[derive(Debug)]
@@ -42,6 +42,15 @@ impl ChangeSet {
 /// One record from one version to the next; none where there is none.
 pub(super) type Versions<'r> = (Option<&'r Record>, Option<&'r Record>);
 
+/// What the followers of a feed see.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    /// Which records.
+    pub(super) filter: Filter,
+    /// Which of their fields, where not all.
+    pub(super) projection: Option<Projection>,
+}
+
 /// What a change is to those who see only what matches a filter.
 enum Step<'r> {
     Inserted(&'r Record),
@@ -60,7 +69,7 @@ impl<'r> Step<'r> {
         }
     }
 
-    fn write(&self, key: &FieldName, out: &mut Vec<u8>) {
+    fn write(&self, key: &FieldName, projection: Option<&Projection>, out: &mut Vec<u8>) {
         let (op, record, is_there) = match self {
             Self::Inserted(record) => ("inserted", record, true),
             Self::Updated(record) => ("updated", record, true),
@@ -72,7 +81,10 @@ impl<'r> Step<'r> {
         out.extend_from_slice(record.token(key).unwrap_or(b"null"));
         if is_there {
             out.extend_from_slice(b",\"record\":");
-            out.extend_from_slice(record.json());
+            match projection {
+                None => out.extend_from_slice(record.json()),
+                Some(projection) => out.extend_from_slice(projection.apply(record).json()),
+            }
         }
         out.push(b'}');
     }
@@ -83,15 +95,15 @@ pub(super) fn count<'r>(changes: impl Iterator<Item = Versions<'r>>, filter: &Fi
     changes.filter(|change| Step::of(*change, filter).is_some()).count()
 }
 
-/// The changes of one commit as they are seen through a filter; none where nothing of them is.
-pub(super) fn encode<'r>(seq: u64, changes: impl Iterator<Item = Versions<'r>>, filter: &Filter, key: &FieldName) -> Option<ChangeSet> {
+/// The changes of one commit as they are seen; none where nothing of them is.
+pub(super) fn encode<'r>(seq: u64, changes: impl Iterator<Item = Versions<'r>>, sight: &Sight, key: &FieldName) -> Option<ChangeSet> {
     let mut out = vec![b'['];
     let mut count = 0;
-    for step in changes.filter_map(|change| Step::of(change, filter)) {
+    for step in changes.filter_map(|change| Step::of(change, &sight.filter)) {
         if count > 0 {
             out.push(b',');
         }
-        step.write(key, &mut out);
+        step.write(key, sight.projection.as_ref(), &mut out);
         count += 1;
     }
     out.push(b']');

@@ -16,9 +16,10 @@ use serde_json::Value;
 
 use self::backlog::Backlog;
 pub use self::change_set::ChangeSet;
-use self::change_set::encode;
+use self::change_set::{Sight, encode};
 use super::StoreError;
 use super::fingerprint::Fingerprint;
+use super::guard::Guard;
 use super::history::History;
 use super::query::Filter;
 use super::state::{Bucket, BucketId, Change, State};
@@ -26,47 +27,68 @@ use super::views::{EndReason, Sink, Update, push};
 use super::visible::{CommitChanges, Visible};
 use crate::protocol::{BucketName, CursorScope, SubscriptionId, json};
 
-/// What equal feeds have in common: the bucket, and the filter as JSON.
+/// What equal feeds have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FeedKey {
     bucket: BucketName,
+    seen: SeenKey,
+}
+
+/// What those have in common who see the same of a bucket: the filter as JSON, and the key of the guard.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SeenKey {
     filter: Vec<u8>,
+    guard: Option<Box<[u8]>>,
 }
 
 /// A feed to be followed.
 #[derive(Clone, Debug)]
 pub(super) struct FeedPlan {
     key: FeedKey,
-    filter: Filter,
+    sight: Sight,
     scope: CursorScope,
 }
 
 impl FeedPlan {
-    /// Puts a bucket and a filter together. `life` names this opening of the store.
+    /// Puts a bucket and a filter together, as far as a guard lets see.
     ///
     /// # Errors
-    /// Where the bucket is not there or the filter is malformed.
-    pub(super) fn new(state: &State, bucket: &str, filter: &Value, epoch: u64, life: u64) -> Result<Self, StoreError> {
+    /// Where the bucket is not there, the filter is malformed, or it names a field that is not there within the guard.
+    pub(super) fn new(state: &State, bucket: &str, filter: &Value, guard: Option<&Guard>, opening: Opening) -> Result<Self, StoreError> {
+        let Opening { epoch, life } = opening;
         let content = state.bucket(bucket)?;
         let parsed = match filter {
             Value::Null => Filter::everything(),
             Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => Filter::from_value(filter)?,
         };
-        let key = FeedKey {
-            bucket: bucket.into(),
+        let seen = SeenKey {
             filter: match filter {
                 Value::Null => b"{}".to_vec(),
                 Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => json::to_vec(filter),
             },
+            guard: guard.map(|guard| guard.key().into()),
         };
         let subject = Fingerprint::of("feed")
             .with(bucket.as_bytes())
-            .with(&key.filter)
+            .with(&seen.filter)
             .with(&lifetime(content, life))
+            .with_any(seen.guard.as_deref())
             .finish();
         Ok(Self {
-            key,
-            filter: parsed,
+            key: FeedKey {
+                bucket: bucket.into(),
+                seen,
+            },
+            sight: match guard {
+                None => Sight {
+                    filter: parsed,
+                    projection: None,
+                },
+                Some(guard) => Sight {
+                    filter: guard.narrow(&parsed, content.key_field())?,
+                    projection: guard.projection(content.key_field()),
+                },
+            },
             scope: CursorScope { epoch, subject },
         })
     }
@@ -76,10 +98,28 @@ impl FeedPlan {
         &self.key.bucket
     }
 
+    /// Checks that a guard was put in place for this bucket, and not for an earlier one of its name.
+    ///
+    /// # Errors
+    /// [`StoreError::BucketNotDefined`]
+    pub(super) fn check_current(&self, bucket: &Bucket) -> Result<(), StoreError> {
+        match &self.sight.projection {
+            Some(projection) if !projection.keeps(bucket.key_field()) => Err(StoreError::BucketNotDefined(self.key.bucket.clone())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// What its cursors have in common.
     pub(super) fn scope(&self) -> CursorScope {
         self.scope
     }
+}
+
+/// What cursors are of: the order of commits, and this opening of the store.
+#[derive(Clone, Copy)]
+pub(super) struct Opening {
+    pub(super) epoch: u64,
+    pub(super) life: u64,
 }
 
 /// What cursors of a bucket refer to besides its name: the records of one that is not kept end with the store.
@@ -92,7 +132,7 @@ pub(super) fn lifetime(bucket: &Bucket, life: u64) -> Vec<u8> {
 }
 
 struct Feed {
-    filter: Filter,
+    sight: Sight,
     followers: HashMap<SubscriptionId, Arc<dyn Sink>>,
     /// What was encoded for those who came back, until something new happens.
     backlog: Option<Backlog>,
@@ -108,7 +148,7 @@ impl Feed {
 
 /// All feeds that are followed.
 pub(super) struct Feeds {
-    by_bucket: HashMap<BucketName, HashMap<Vec<u8>, Feed>>,
+    by_bucket: HashMap<BucketName, HashMap<SeenKey, Feed>>,
     by_subscription: HashMap<SubscriptionId, FeedKey>,
     backlog_bytes: usize,
     /// Bytes of one backlog, and of all that are kept.
@@ -148,20 +188,20 @@ impl Feeds {
 
     fn feed(&mut self, plan: &FeedPlan) -> &mut Feed {
         let of_bucket = self.by_bucket.entry(plan.key.bucket.clone()).or_default();
-        of_bucket.entry(plan.key.filter.clone()).or_insert_with(|| Feed {
-            filter: plan.filter.clone(),
+        of_bucket.entry(plan.key.seen.clone()).or_insert_with(|| Feed {
+            sight: plan.sight.clone(),
             followers: HashMap::new(),
             backlog: None,
         })
     }
 
     fn backlog(&mut self, plan: &FeedPlan, missed: &Missed<'_>) -> Result<Vec<Arc<ChangeSet>>, u64> {
-        let feed = self.by_bucket.get(&plan.key.bucket).and_then(|feeds| feeds.get(&plan.key.filter));
+        let feed = self.by_bucket.get(&plan.key.bucket).and_then(|feeds| feeds.get(&plan.key.seen));
         let known = feed.and_then(|feed| feed.backlog.as_ref());
         if let Some(sets) = known.and_then(|known| known.since(missed.since)) {
             return Ok(sets);
         }
-        let backlog = Backlog::read(&plan.filter, missed, self.backlog_bytes_max, known)?;
+        let backlog = Backlog::read(&plan.sight, missed, self.backlog_bytes_max, known)?;
         let sets = backlog.all();
         if self.backlog_bytes + backlog.bytes() > self.backlog_bytes_max {
             self.forget_backlogs();
@@ -183,12 +223,12 @@ impl Feeds {
     pub(super) fn remove(&mut self, id: SubscriptionId) {
         let Some(key) = self.by_subscription.remove(&id) else { return };
         let Some(feeds) = self.by_bucket.get_mut(&key.bucket) else { return };
-        let Some(feed) = feeds.get_mut(&key.filter) else { return };
+        let Some(feed) = feeds.get_mut(&key.seen) else { return };
         feed.followers.remove(&id);
         if !feed.followers.is_empty() {
             return;
         }
-        let gone = feeds.remove(&key.filter);
+        let gone = feeds.remove(&key.seen);
         self.backlog_bytes -= gone.and_then(|feed| feed.backlog).map_or(0, |backlog| backlog.bytes());
         if feeds.is_empty() {
             self.by_bucket.remove(&key.bucket);
@@ -228,7 +268,7 @@ impl Feeds {
             for feed in feeds.values_mut() {
                 self.backlog_bytes -= feed.backlog.take().map_or(0, |backlog| backlog.bytes());
                 let versions = changes.iter().map(|change| (change.old.as_ref(), change.new.as_ref()));
-                if let Some(set) = encode(commit.seq, versions, &feed.filter, bucket.key_field()) {
+                if let Some(set) = encode(commit.seq, versions, &feed.sight, bucket.key_field()) {
                     feed.push(&Update::Changes(Arc::new(set)));
                 }
             }
@@ -245,13 +285,13 @@ impl Feeds {
         let differences = replaced::differences(old, before.now(), new, after.now());
         for feed in feeds.values_mut() {
             self.backlog_bytes -= feed.backlog.take().map_or(0, |backlog| backlog.bytes());
-            let count = change_set::count(differences.iter().copied(), &feed.filter);
+            let count = change_set::count(differences.iter().copied(), &feed.sight.filter);
             if count > self.changes_max {
                 feed.push(&Update::Missed {
                     changes: count as u64,
                     seq: after.seq(),
                 });
-            } else if let Some(set) = encode(after.seq(), differences.iter().copied(), &feed.filter, new.key_field()) {
+            } else if let Some(set) = encode(after.seq(), differences.iter().copied(), &feed.sight, new.key_field()) {
                 feed.push(&Update::Changes(Arc::new(set)));
             }
         }

@@ -87,6 +87,7 @@ fn step(bucket: usize, key: u8, insert: bool) -> Step {
                 expect_version: None,
             }
         },
+        guard: None,
     }
 }
 

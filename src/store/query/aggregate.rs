@@ -135,6 +135,11 @@ impl Aggregate {
         })
     }
 
+    /// The fields that it looks at.
+    pub fn fields(&self) -> impl Iterator<Item = &FieldName> {
+        self.field.iter().chain(&self.group_by)
+    }
+
     /// The number that a record contributes.
     #[must_use]
     pub fn operand(&self, record: &Record) -> Option<Number> {

@@ -9,7 +9,7 @@ use super::filter::Filter;
 use super::parse::{Parameters, Parser, Place};
 use super::projection::Projection;
 use super::sort::Sort;
-use crate::protocol::{BucketName, Issue, Number};
+use crate::protocol::{BucketName, FieldName, Issue, Number};
 use crate::store::StoreError;
 
 const PROPERTIES: [&str; 7] = ["bucket", "filter", "sort", "offset", "limit", "fields", "aggregate"];
@@ -47,6 +47,16 @@ impl ResolvedQuery {
     #[must_use]
     pub fn wanted(&self) -> Option<usize> {
         self.limit.map(|limit| limit.saturating_add(self.offset))
+    }
+
+    /// A field that the query names in any of its parts, whether or not it makes a difference, and of which something
+    /// holds.
+    pub fn find_field(&self, wanted: impl Fn(&FieldName) -> bool) -> Option<&FieldName> {
+        let sorted = self.sort.fields().iter().map(|(field, _)| field);
+        let projected = self.projection.iter().flat_map(|projection| projection.fields());
+        let aggregated = self.aggregate.iter().flat_map(Aggregate::fields);
+        let found = self.filter.find_field(&wanted);
+        found.or_else(|| sorted.chain(projected).chain(aggregated).find(|field| wanted(field)))
     }
 }
 
@@ -108,6 +118,11 @@ impl QueryDefinition {
         &self.query.bucket
     }
 
+    /// A field that the query names in any of its parts, and of which something holds.
+    pub fn find_field(&self, wanted: impl Fn(&FieldName) -> bool) -> Option<&FieldName> {
+        self.query.find_field(wanted)
+    }
+
     /// The names of the parameters in use, in order of first use.
     #[must_use]
     pub fn parameters(&self) -> &[String] {
@@ -124,8 +139,9 @@ impl QueryDefinition {
         if let (false, Some(Value::Object(filter))) = (self.parameters.is_empty(), self.config.get("filter")) {
             let mut parser = Parser::new(Parameters::Given(params));
             let node = parser.filter(filter, Place::Root("filter"));
+            let named = parser.fields_named();
             parser.finish()?;
-            query.filter = Filter::new(node);
+            query.filter = Filter::read(node, named, filter);
         }
         Ok(query)
     }
@@ -160,9 +176,10 @@ impl Check<'_> {
             Some(Value::Object(filter)) => {
                 let mut parser = Parser::new(Parameters::Declared(IndexSet::new()));
                 let node = parser.filter(filter, Place::Root("filter"));
+                let named = parser.fields_named();
                 let (mut issues, parameters) = parser.into_parts();
                 self.issues.append(&mut issues);
-                return (Filter::new(node), parameters);
+                return (Filter::read(node, named, filter), parameters);
             }
             Some(_) => self.issues.push(Issue::new("filter", "type", "Expected a filter object")),
         }

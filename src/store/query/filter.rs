@@ -20,6 +20,8 @@ pub struct Filter(Arc<Checked>);
 struct Checked {
     node: Node,
     constraints: Constraints,
+    /// Fields that were named where it made no difference: they are in no node.
+    unused: Vec<FieldName>,
 }
 
 impl Filter {
@@ -34,7 +36,7 @@ impl Filter {
     /// The filter that lets every record through.
     #[must_use]
     pub fn everything() -> Self {
-        Self::new(Node::everything())
+        Self::new(Node::everything(), Vec::new())
     }
 
     /// Checks a filter as a caller sends it. Texts such as `{{ params.x }}` have no meaning here.
@@ -44,12 +46,47 @@ impl Filter {
     pub fn parse(filter: &Map<String, Value>) -> Result<Self, Vec<Issue>> {
         let mut parser = Parser::new(Parameters::None);
         let node = parser.filter(filter, Place::Root(""));
-        parser.finish().map(|()| Self::new(node))
+        let named = parser.fields_named();
+        parser.finish().map(|()| Self::read(node, named, filter))
     }
 
-    pub(super) fn new(node: Node) -> Self {
+    /// The filter that a tree stands for which was read from `source`, where so many fields are named.
+    pub(super) fn read(node: Node, named: usize, source: &Map<String, Value>) -> Self {
+        // Hardly any filter names a field for nothing, and counting costs next to nothing.
+        let unused = if node.field_count() == named {
+            Vec::new()
+        } else {
+            names_in(source)
+        };
+        Self::new(node, unused)
+    }
+
+    fn new(node: Node, unused: Vec<FieldName>) -> Self {
         let constraints = Constraints::of(&node);
-        Self(Arc::new(Checked { node, constraints }))
+        Self(Arc::new(Checked { node, constraints, unused }))
+    }
+
+    /// The filter that lets through what both let through.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let names_nothing = |filter: &Self| filter.is_everything() && filter.0.unused.is_empty();
+        if names_nothing(self) {
+            return other.clone();
+        }
+        if names_nothing(other) {
+            return self.clone();
+        }
+        let node = Node::all([self.0.node.clone(), other.0.node.clone()]);
+        Self::new(node, [self.0.unused.as_slice(), &other.0.unused].concat())
+    }
+
+    /// A field that the filter names, whether or not it makes a difference, and of which something holds.
+    pub fn find_field(&self, wanted: impl Fn(&FieldName) -> bool) -> Option<&FieldName> {
+        self.0
+            .unused
+            .iter()
+            .find(|name| wanted(name))
+            .or_else(|| self.0.node.find_field(&wanted))
     }
 
     /// Whether the filter lets a record through.
@@ -143,6 +180,20 @@ impl Node {
         }
     }
 
+    fn field_count(&self) -> usize {
+        match self {
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().map(Self::field_count).sum(),
+            Self::Field(..) => 1,
+        }
+    }
+
+    fn find_field(&self, wanted: &dyn Fn(&FieldName) -> bool) -> Option<&FieldName> {
+        match self {
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().find_map(|node| node.find_field(wanted)),
+            Self::Field(name, _) => Some(name).filter(|name| wanted(name)),
+        }
+    }
+
     fn matches(&self, record: &Record) -> bool {
         match self {
             Self::All(nodes) => nodes.iter().all(|node| node.matches(record)),
@@ -153,6 +204,22 @@ impl Node {
             }
         }
     }
+}
+
+/// The fields that a sound filter names as it was written.
+fn names_in(filter: &Map<String, Value>) -> Vec<FieldName> {
+    let mut names = Vec::new();
+    for (name, value) in filter {
+        match value {
+            Value::Array(branches) if name.starts_with('$') => {
+                names.extend(branches.iter().filter_map(Value::as_object).flat_map(names_in));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                names.push(FieldName::new(name));
+            }
+        }
+    }
+    names
 }
 
 /// What a field's value must be.
@@ -397,6 +464,52 @@ mod tests {
     #[test]
     fn a_placeholder_in_a_plain_filter_is_a_text() {
         assert!(filter(r#"{"s":"{{ params.x }}"}"#).matches(&record(r#"{"s":"{{ params.x }}"}"#)));
+    }
+
+    #[test]
+    fn every_field_that_is_named_is_known_whether_or_not_it_makes_a_difference() {
+        for text in [
+            r#"{"x":1}"#,
+            r#"{"a":1,"$or":[{"b":1},{"$and":[{"x":{"$gt":1}}]}]}"#,
+            r#"{"x":{"$nin":[]}}"#,
+            r#"{"x":{"$in":[]}}"#,
+            r#"{"$or":[{},{"x":1}]}"#,
+            r#"{"$or":[{"x":1}],"a":{"$in":[]}}"#,
+            r#"{"a":1,"$and":[{"$or":[]},{"x":[]}]}"#,
+        ] {
+            assert!(filter(text).find_field(|name| name.as_str() == "x").is_some(), "{text}");
+            let both = filter(r#"{"b":2}"#).and(&filter(text));
+            assert!(both.find_field(|name| name.as_str() == "x").is_some(), "{text}");
+        }
+        for text in ["{}", r#"{"$and":[],"y":"x"}"#, r#"{"y":{"$eq":"x"},"z":{"x":1}}"#] {
+            assert!(filter(text).find_field(|name| name.as_str() == "x").is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_conjunction_lets_through_what_both_let_through_and_says_what_both_say() {
+        let texts = [
+            r#"{}"#,
+            r#"{"a":1}"#,
+            r#"{"b":{"$gt":2}}"#,
+            r#"{"$or":[{"a":1},{"b":1}]}"#,
+            r#"{"a":{"$in":[]}}"#,
+        ];
+        for (one, other) in texts.iter().flat_map(|one| texts.iter().map(move |other| (one, other))) {
+            let (one, other) = (filter(one), filter(other));
+            let both = one.and(&other);
+            for json in [r#"{"a":1,"b":3}"#, r#"{"a":1,"b":1}"#, r#"{"a":2,"b":3}"#, "{}"] {
+                let record = record(json);
+                assert_eq!(
+                    both.matches(&record),
+                    one.matches(&record) && other.matches(&record),
+                    "{both:?} {json}"
+                );
+            }
+        }
+        let both = filter(r#"{"a":1}"#).and(&filter(r#"{"b":{"$in":[1,2]}}"#));
+        let (field, values) = both.constraints().fewest_values().unwrap();
+        assert_eq!((field.as_str(), values.len()), ("a", 1));
     }
 
     #[test]

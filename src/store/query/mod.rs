@@ -28,6 +28,7 @@ pub use filter::Filter;
 pub use page::Page;
 pub use plan::{AccessKind, Explanation, IndexUsed, SortedBy};
 pub use projection::Projection;
+pub(in crate::store) use projection::holds;
 pub use reader::{QueryResult, Reader};
 pub use sort::{Direction, Sort, SortKey};
 

@@ -148,6 +148,7 @@ pub(super) struct Parser<'a> {
     issues: Vec<Issue>,
     missing: HashSet<&'a str>,
     conditions: usize,
+    fields: usize,
     depth: usize,
 }
 
@@ -158,8 +159,14 @@ impl<'a> Parser<'a> {
             issues: Vec::new(),
             missing: HashSet::new(),
             conditions: 0,
+            fields: 0,
             depth: 0,
         }
+    }
+
+    /// How many conditions on fields were read.
+    pub(super) fn fields_named(&self) -> usize {
+        self.fields
     }
 
     /// The faults found, if any.
@@ -191,7 +198,10 @@ impl<'a> Parser<'a> {
                     self.refuse(here, "operator", format!("Unknown operator \"{unknown}\""));
                     Node::nothing()
                 }
-                field => self.condition(field, value, here),
+                field => {
+                    self.fields += 1;
+                    self.condition(field, value, here)
+                }
             });
         }
         Node::all(nodes)

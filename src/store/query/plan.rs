@@ -55,6 +55,14 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether every row is looked at.
+    pub(super) fn is_scan(&self) -> bool {
+        match self.access {
+            Access::Scan => true,
+            Access::Nothing | Access::Paths(_) => false,
+        }
+    }
+
     /// How many rows will be looked at, at most.
     pub(super) fn cost(&self) -> usize {
         self.rows.at_most(self.total)

@@ -1,13 +1,27 @@
 //! A result's records reduced to some of their fields.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{FIELDS_MAX, too_many_fields};
 use crate::protocol::{FieldName, Issue, Record, RecordBuilder};
 
-/// The fields to keep, in the order in which they appear.
+/// The fields to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Projection(Vec<FieldName>);
+pub struct Projection {
+    fields: Arc<[FieldName]>,
+    order: Order,
+}
+
+/// In which order they appear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Order {
+    /// In that of the list.
+    OfList,
+    /// In that of the record. The list is sorted by token; this field is kept besides it.
+    OfRecord(FieldName),
+}
 
 impl Projection {
     /// Checks a projection as a caller sends it: a list of names. An empty list is no projection.
@@ -34,29 +48,67 @@ impl Projection {
             }
         }
         if issues.is_empty() {
-            Ok((!parsed.is_empty()).then_some(Self(parsed)))
+            Ok((!parsed.is_empty()).then(|| Self {
+                fields: parsed.into(),
+                order: Order::OfList,
+            }))
         } else {
             Err(issues)
         }
     }
 
-    /// The fields, in order.
-    #[must_use]
-    pub fn fields(&self) -> &[FieldName] {
-        &self.0
+    /// Records as they stand, without the fields that are neither `key` nor one of these, which are sorted by token.
+    pub(in crate::store) fn leaving(key: &FieldName, sorted: &Arc<[FieldName]>) -> Self {
+        Self {
+            fields: Arc::clone(sorted),
+            order: Order::OfRecord(key.clone()),
+        }
     }
 
-    /// The listed fields that the record has.
+    /// The fields that were listed.
+    #[must_use]
+    pub fn fields(&self) -> &[FieldName] {
+        &self.fields
+    }
+
+    /// Whether a field is kept.
+    #[must_use]
+    pub fn keeps(&self, field: &FieldName) -> bool {
+        match &self.order {
+            Order::OfList => self.fields.contains(field),
+            Order::OfRecord(key) => field == key || holds(&self.fields, field.token()),
+        }
+    }
+
+    /// The record with the fields to keep, as far as it has them.
     #[must_use]
     pub fn apply(&self, record: &Record) -> Record {
-        let mut builder = RecordBuilder::with_capacity(self.0.len(), 32 * self.0.len());
-        for field in &self.0 {
-            if let Some(value) = record.token(field) {
-                builder.push_token(field.token(), value);
+        match &self.order {
+            Order::OfList => {
+                let mut builder = RecordBuilder::with_capacity(self.fields.len(), 32 * self.fields.len());
+                for field in &*self.fields {
+                    if let Some(value) = record.token(field) {
+                        builder.push_token(field.token(), value);
+                    }
+                }
+                builder.finish()
+            }
+            Order::OfRecord(key) => {
+                let mut builder = RecordBuilder::with_capacity(record.field_count(), record.json().len());
+                for (name, value) in record.fields() {
+                    if name == key.token() || holds(&self.fields, name) {
+                        builder.push_token(name, value);
+                    }
+                }
+                builder.finish()
             }
         }
-        builder.finish()
     }
+}
+
+/// Whether one of the fields, which are sorted by token, has this one.
+pub(in crate::store) fn holds(sorted: &[FieldName], token: &[u8]) -> bool {
+    sorted.binary_search_by(|field| field.token().cmp(token)).is_ok()
 }
 
 #[cfg(test)]

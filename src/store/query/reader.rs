@@ -21,6 +21,16 @@ pub struct Reader<'a> {
     has_expired: bool,
 }
 
+/// Where a walk over a bucket begins.
+#[derive(Clone, Copy)]
+enum Start<'k> {
+    Beginning,
+    /// In an ordered bucket.
+    BehindKey(&'k Datum),
+    /// In any other.
+    BehindRow(RowId),
+}
+
 /// Rows with their records, in some order.
 type Rows<'a> = Box<dyn Iterator<Item = (RowId, &'a Record)> + 'a>;
 
@@ -124,20 +134,34 @@ impl<'a> Reader<'a> {
     /// The first records: by key in an ordered bucket, else by insertion.
     #[must_use]
     pub fn first(&self, n: usize) -> Vec<&'a Record> {
-        if self.is_ordered() {
-            self.live_keys(Bound::Unbounded).take(n).collect()
-        } else {
-            self.live_rows(Bound::Unbounded).map(|(_, record)| record).take(n).collect()
-        }
+        self.first_of(&Filter::everything(), n)
+    }
+
+    /// The first records of those that pass a filter.
+    #[must_use]
+    pub fn first_of(&self, filter: &Filter, n: usize) -> Vec<&'a Record> {
+        self.from(filter, Start::Beginning).take(n).collect()
     }
 
     /// The last records, in the same forward order as [`Reader::first`].
     #[must_use]
     pub fn last(&self, n: usize) -> Vec<&'a Record> {
+        self.last_of(&Filter::everything(), n)
+    }
+
+    /// The last records of those that pass a filter, in forward order.
+    #[must_use]
+    pub fn last_of(&self, filter: &Filter, n: usize) -> Vec<&'a Record> {
+        if let Some(plan) = self.shortcut(filter) {
+            let mut records: Vec<_> = self.found(&plan, filter).into_iter().map(|(_, record)| record).collect();
+            return records.split_off(records.len().saturating_sub(n));
+        }
+        let passes = |record: &&Record| filter.matches(record);
         let mut records: Vec<_> = if self.is_ordered() {
-            self.live_keys(Bound::Unbounded).rev().take(n).collect()
+            self.live_keys(Bound::Unbounded).rev().filter(passes).take(n).collect()
         } else {
-            self.live_rows(Bound::Unbounded).map(|(_, record)| record).rev().take(n).collect()
+            let backwards = self.live_rows(Bound::Unbounded).map(|(_, record)| record).rev();
+            backwards.filter(passes).take(n).collect()
         };
         records.reverse();
         records
@@ -150,16 +174,25 @@ impl<'a> Reader<'a> {
     /// insertion and keeping the places of all deleted keys would grow without bound: the page is empty.
     #[must_use]
     pub fn paginate(&self, limit: usize, after: Option<&Datum>) -> Page<'a> {
-        let after = after.filter(|cursor| cursor.is_present());
-        if self.is_ordered() {
-            let start = after.map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.clone()));
-            return self.page(self.live_keys(start), limit);
-        }
-        match after.map(|cursor| self.bucket.row_of(cursor)) {
-            None => self.page(self.live_rows(Bound::Unbounded).map(|(_, record)| record), limit),
-            Some(Some(row)) => self.page(self.live_rows(Bound::Excluded(row)).map(|(_, record)| record), limit),
-            Some(None) => Page::default(),
-        }
+        self.paginate_of(&Filter::everything(), limit, after)
+    }
+
+    /// A page of the records that pass a filter. A record that does not is as one that was deleted, also as a cursor.
+    #[must_use]
+    pub fn paginate_of(&self, filter: &Filter, limit: usize, after: Option<&Datum>) -> Page<'a> {
+        let start = match after.filter(|cursor| cursor.is_present()) {
+            None => Start::Beginning,
+            Some(key) if self.is_ordered() => Start::BehindKey(key),
+            Some(key) => {
+                let row = self.bucket.row_of(key);
+                let passes = |row: &RowId| self.bucket.row(*row).is_some_and(|record| filter.matches(record));
+                match row.filter(passes) {
+                    Some(row) => Start::BehindRow(row),
+                    None => return Page::default(),
+                }
+            }
+        };
+        self.page(self.from(filter, start), limit)
     }
 
     fn page(&self, mut records: impl Iterator<Item = &'a Record>, limit: usize) -> Page<'a> {
@@ -170,6 +203,50 @@ impl<'a> Reader<'a> {
             has_more: records.next().is_some(),
             next_cursor,
         }
+    }
+
+    /// The records that pass a filter from a place on, in the order of the bucket: a walk over all, or what an index
+    /// finds where that is less.
+    fn from(&self, filter: &Filter, start: Start<'_>) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
+        if let Some(plan) = self.shortcut(filter) {
+            let mut found = self.found(&plan, filter);
+            let key = self.bucket.key_field();
+            found.retain(|(row, record)| match start {
+                Start::Beginning => true,
+                Start::BehindKey(last) => record.datum(key) > *last,
+                Start::BehindRow(last) => *row > last,
+            });
+            return Box::new(found.into_iter().map(|(_, record)| record));
+        }
+        let records: Box<dyn Iterator<Item = &'a Record> + 'a> = match start {
+            Start::Beginning if self.is_ordered() => Box::new(self.live_keys(Bound::Unbounded)),
+            Start::Beginning => Box::new(self.live_rows(Bound::Unbounded).map(|(_, record)| record)),
+            Start::BehindKey(last) => Box::new(self.live_keys(Bound::Excluded(last.clone()))),
+            Start::BehindRow(last) => Box::new(self.live_rows(Bound::Excluded(last)).map(|(_, record)| record)),
+        };
+        if filter.is_everything() {
+            return records;
+        }
+        let filter = filter.clone();
+        Box::new(records.filter(move |record| filter.matches(record)))
+    }
+
+    /// The way to the records that pass a filter, where that is not to look at all of them.
+    fn shortcut(&self, filter: &Filter) -> Option<Plan<'a>> {
+        if filter.is_everything() {
+            return None;
+        }
+        Some(Plan::new(self.bucket, filter)).filter(|plan| !plan.is_scan())
+    }
+
+    /// All records that a plan finds, in the order of the bucket.
+    fn found(&self, plan: &Plan<'a>, filter: &Filter) -> Vec<(RowId, &'a Record)> {
+        let mut found: Vec<_> = self.by_plan(plan, filter).collect();
+        if self.is_ordered() {
+            let key = self.bucket.key_field();
+            found.sort_by_cached_key(|(_, record)| record.datum(key));
+        }
+        found
     }
 
     /// A number made of the records that pass a filter; `group_by` plays no part.

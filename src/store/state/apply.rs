@@ -8,11 +8,13 @@ use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
 use super::draft::{CommitEnd, Draft, Effects};
+use super::guarded::{concealed, is_guarded, narrowed, run_step};
 use super::requests;
-use super::write::{Scope, check_version};
+use super::write::{Scope, check_named};
 use crate::protocol::{BucketName, Datum, Issue, QueryName, Record};
 use crate::store::StoreError;
-use crate::store::command::{Action, Command, Operation, Outcome, Step};
+use crate::store::command::{Command, Operation, Outcome};
+use crate::store::guard::Guard;
 use crate::store::query::{Filter, Reader};
 
 /// Applies one command: all of it or, with an error, none. The same commands give the same state. A command whose
@@ -55,6 +57,7 @@ fn carry_out(state: &mut State, command: &Command, effects: &mut Effects) -> Res
         | Operation::UpdateMany { .. }
         | Operation::DeleteMany { .. }
         | Operation::Clear { .. }
+        | Operation::Guarded { .. }
         | Operation::Transaction { .. }
         | Operation::Expire => write_records(state, command, effects),
     }
@@ -63,11 +66,9 @@ fn carry_out(state: &mut State, command: &Command, effects: &mut Effects) -> Res
 /// Runs a command that changes records, checks the constraints on the state at its end, and keeps or undoes it.
 fn write_records(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     let mut draft = Draft::new(state, command);
-    let outcome = run(&mut draft, &command.operation).and_then(|outcome| {
-        draft.settle_references(0)?;
-        // A record that is about to make room still holds its unique values: a clash pushes nobody out.
-        draft.check_unique()?;
-        evict(&mut draft)?;
+    let outcome = run(&mut draft, &command.operation, None).and_then(|outcome| {
+        let settled = settle(&mut draft);
+        settled.map_err(|error| if is_guarded(&command.operation) { concealed(error) } else { error })?;
         Ok(outcome)
     });
     match outcome {
@@ -86,29 +87,53 @@ fn write_records(state: &mut State, command: &Command, effects: &mut Effects) ->
     }
 }
 
-fn run(draft: &mut Draft<'_>, operation: &Operation) -> Result<Outcome, StoreError> {
+/// Brings the state at the end of a command to what it has to satisfy.
+fn settle(draft: &mut Draft<'_>) -> Result<(), StoreError> {
+    draft.settle_references(0)?;
+    // A record that is about to make room still holds its unique values: a clash pushes nobody out.
+    draft.check_unique()?;
+    evict(draft)
+}
+
+fn run(draft: &mut Draft<'_>, operation: &Operation, guard: Option<&Guard>) -> Result<Outcome, StoreError> {
     match operation {
-        Operation::Insert { bucket, record } => draft.insert(bucket, record, Scope::Single).map(stored),
-        Operation::InsertMany { bucket, records } => insert_many(draft, bucket, records),
+        Operation::Insert { bucket, record } => draft.insert(bucket, record, Scope::Single, guard).map(stored),
+        Operation::InsertMany { bucket, records } => insert_many(draft, bucket, records, guard),
         Operation::Update {
             bucket,
             key,
             changes,
             expect_version,
-        } => draft.update(bucket, key, changes, *expect_version).map(stored),
+        } => draft.update(bucket, key, changes, *expect_version, guard).map(stored),
         Operation::Upsert {
             bucket,
             record,
             expect_version,
-        } => draft.upsert(bucket, record, *expect_version).map(stored),
+        } => draft.upsert(bucket, record, *expect_version, guard).map(stored),
         Operation::Delete {
             bucket,
             key,
             expect_version,
-        } => draft.delete(bucket, key, *expect_version).map(Outcome::Deleted),
-        Operation::UpdateMany { bucket, filter, changes } => update_many(draft, bucket, filter, changes),
-        Operation::DeleteMany { bucket, filter } => delete_many(draft, bucket, filter),
-        Operation::Clear { bucket } => delete_many(draft, bucket, &Filter::everything()).map(|_| Outcome::Done),
+        } => draft.delete(bucket, key, *expect_version, guard).map(Outcome::Deleted),
+        Operation::UpdateMany { bucket, filter, changes } => update_many(draft, bucket, filter, changes, guard),
+        Operation::DeleteMany { bucket, filter } => delete_many(draft, bucket, filter, guard),
+        Operation::Guarded { guard: inner, operation } if guard.is_none() => run(draft, operation, Some(inner)),
+        // What is left concerns all records of a bucket, or more than one bucket.
+        Operation::Guarded { .. }
+        | Operation::Clear { .. }
+        | Operation::Transaction { .. }
+        | Operation::Expire
+        | Operation::DefineBucket { .. }
+        | Operation::UpdateBucket { .. }
+        | Operation::DropBucket { .. }
+        | Operation::DefineQuery { .. }
+        | Operation::DefineClosure { .. }
+        | Operation::UndefineQuery { .. }
+            if guard.is_some() =>
+        {
+            Err(StoreError::NeedsAllRecords)
+        }
+        Operation::Clear { bucket } => delete_many(draft, bucket, &Filter::everything(), None).map(|_| Outcome::Done),
         Operation::Transaction { steps } => steps
             .iter()
             .map(|step| run_step(draft, step))
@@ -116,7 +141,8 @@ fn run(draft: &mut Draft<'_>, operation: &Operation) -> Result<Outcome, StoreErr
             .map(Outcome::Steps),
         Operation::Expire => Ok(expire(draft)),
         // Definitions never come here: `apply` has taken them.
-        Operation::DefineBucket { .. }
+        Operation::Guarded { .. }
+        | Operation::DefineBucket { .. }
         | Operation::UpdateBucket { .. }
         | Operation::DropBucket { .. }
         | Operation::DefineQuery { .. }
@@ -129,9 +155,13 @@ fn stored(record: Record) -> Outcome {
     Outcome::Record(Some(record))
 }
 
-fn insert_many(draft: &mut Draft<'_>, bucket: &BucketName, records: &[Record]) -> Result<Outcome, StoreError> {
+fn insert_many(draft: &mut Draft<'_>, bucket: &BucketName, records: &[Record], guard: Option<&Guard>) -> Result<Outcome, StoreError> {
     draft.bucket(bucket)?;
-    let insert = |(at, record)| draft.insert(bucket, record, Scope::Single).map_err(|error| at_index(error, at));
+    let insert = |(at, record)| {
+        draft
+            .insert(bucket, record, Scope::Single, guard)
+            .map_err(|error| at_index(error, at))
+    };
     records
         .iter()
         .enumerate()
@@ -155,17 +185,24 @@ fn at_index(error: StoreError, at: usize) -> StoreError {
     }
 }
 
-fn update_many(draft: &mut Draft<'_>, bucket: &BucketName, filter: &Filter, changes: &Record) -> Result<Outcome, StoreError> {
-    let rows = matching(draft, bucket, filter)?;
+fn update_many(
+    draft: &mut Draft<'_>,
+    bucket: &BucketName,
+    filter: &Filter,
+    changes: &Record,
+    guard: Option<&Guard>,
+) -> Result<Outcome, StoreError> {
+    check_named(guard, changes, draft.bucket(bucket)?.definition())?;
+    let rows = matching(draft, bucket, filter, guard)?;
     for (row, record) in &rows {
-        draft.update_row(bucket, *row, record, changes)?;
+        draft.update_row(bucket, *row, record, changes, guard)?;
     }
     Ok(Outcome::Count(rows.len()))
 }
 
-fn delete_many(draft: &mut Draft<'_>, bucket: &BucketName, filter: &Filter) -> Result<Outcome, StoreError> {
+fn delete_many(draft: &mut Draft<'_>, bucket: &BucketName, filter: &Filter, guard: Option<&Guard>) -> Result<Outcome, StoreError> {
     let id = draft.bucket(bucket)?.id();
-    let rows = matching(draft, bucket, filter)?;
+    let rows = matching(draft, bucket, filter, guard)?;
     let count = rows.len();
     for (row, record) in rows {
         draft.put(id, row, Some(record), None);
@@ -173,52 +210,14 @@ fn delete_many(draft: &mut Draft<'_>, bucket: &BucketName, filter: &Filter) -> R
     Ok(Outcome::Count(count))
 }
 
-fn matching(draft: &Draft<'_>, bucket: &BucketName, filter: &Filter) -> Result<Vec<(RowId, Record)>, StoreError> {
-    let reader = Reader::new(draft.bucket(bucket)?, draft.now);
-    Ok(reader
-        .select_rows(filter)
+fn matching(draft: &Draft<'_>, bucket: &BucketName, filter: &Filter, guard: Option<&Guard>) -> Result<Vec<(RowId, Record)>, StoreError> {
+    let bucket = draft.bucket(bucket)?;
+    let filter = narrowed(guard, filter, bucket.key_field())?;
+    Ok(Reader::new(bucket, draft.now)
+        .select_rows(&filter)
         .into_iter()
         .map(|(row, record)| (row, record.clone()))
         .collect())
-}
-
-fn run_step(draft: &mut Draft<'_>, step: &Step) -> Result<Outcome, StoreError> {
-    let bucket = &step.bucket;
-    match &step.action {
-        Action::Get { key, expect_version } => {
-            let record = Reader::new(draft.bucket(bucket)?, draft.now).get(key).cloned();
-            check_version(bucket, key, record.as_ref(), *expect_version)?;
-            draft.charge_read(&record)?;
-            Ok(Outcome::Record(record))
-        }
-        Action::Insert { record } => draft.insert(bucket, record, Scope::Transaction).map(stored),
-        Action::Update {
-            key,
-            changes,
-            expect_version,
-        } => draft.update(bucket, key, changes, *expect_version).map(stored),
-        Action::Delete { key, expect_version } => draft.delete(bucket, key, *expect_version).map(Outcome::Deleted),
-        Action::Where { filter } => {
-            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
-            let found: Vec<_> = Reader::new(draft.bucket(bucket)?, draft.now)
-                .select(filter)
-                .into_iter()
-                .cloned()
-                .collect();
-            draft.charge_read(&found)?;
-            Ok(Outcome::Records(found))
-        }
-        Action::FindOne { filter } => {
-            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
-            let found = Reader::new(draft.bucket(bucket)?, draft.now).find_one(filter).cloned();
-            draft.charge_read(&found)?;
-            Ok(Outcome::Record(found))
-        }
-        Action::Count { filter } => {
-            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(filter))?;
-            Ok(Outcome::Count(Reader::new(draft.bucket(bucket)?, draft.now).count(filter)))
-        }
-    }
 }
 
 /// Removes what has had its time. A record that something live still refers to stays where it is, unseen.

@@ -10,6 +10,7 @@ mod duration;
 mod ecmascript;
 mod faults;
 mod format;
+mod guarded;
 mod index;
 mod index_definition;
 mod pattern;

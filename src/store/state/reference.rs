@@ -75,7 +75,7 @@ impl Draft<'_> {
                     self.put(referrer.source, row, Some(record), None);
                 } else {
                     let nulled = Record::from_object(&Map::from_iter([(referrer.field.as_str().to_owned(), Value::Null)]));
-                    self.update_row(&referrer.source_name, row, &record, &nulled)?;
+                    self.update_row(&referrer.source_name, row, &record, &nulled, None)?;
                 }
             }
         }

@@ -9,9 +9,11 @@ use serde_json::Value;
 use super::bucket::{Bucket, BucketId, RowId};
 use super::definition::BucketDefinition;
 use super::draft::Draft;
+use super::guarded::{admits, check_stored, shown};
 use super::schema::Generated;
 use crate::protocol::{BucketName, Datum, FieldName, Number, Record, RecordBuilder};
 use crate::store::StoreError;
+use crate::store::guard::Guard;
 
 const VERSION: &[u8] = b"\"_version\"";
 const CREATED_AT: &[u8] = b"\"_createdAt\"";
@@ -32,18 +34,14 @@ pub(super) enum Scope {
 }
 
 impl Draft<'_> {
-    /// Stores a new record: generated fields, defaults and metadata are added, the schema is checked.
-    pub(super) fn insert(&mut self, name: &BucketName, given: &Record, scope: Scope) -> Result<Record, StoreError> {
+    /// Stores a new record: generated fields, defaults and metadata are added, the schema is checked. Gives what of it
+    /// is to be seen.
+    pub(super) fn insert(&mut self, name: &BucketName, given: &Record, scope: Scope, guard: Option<&Guard>) -> Result<Record, StoreError> {
         let bucket = self.bucket(name)?;
         let (id, definition) = (bucket.id(), Arc::clone(bucket.definition()));
+        check_named(guard, given, &definition)?;
         let record = self.complete(id, &definition, given);
-        let issues = definition.schema().validate(&record);
-        if !issues.is_empty() {
-            return Err(StoreError::InvalidRecord {
-                bucket: name.clone(),
-                issues,
-            });
-        }
+        check_stored(guard, &definition, name, &record)?;
         self.charge_write(&record)?;
         let key = record.datum(definition.key());
         if !key.is_key() {
@@ -52,7 +50,7 @@ impl Draft<'_> {
         self.free_key(name, id, &key, scope)?;
         let row = self.next_row(id);
         self.put(id, row, None, Some(record.clone()));
-        Ok(record)
+        Ok(shown(guard, record, definition.key()))
     }
 
     /// Makes sure that no live record has the key. One whose time is up makes way.
@@ -142,16 +140,19 @@ impl Draft<'_> {
         bytes
     }
 
-    /// Changes a record.
+    /// Changes a record. Gives what of it is to be seen.
     pub(super) fn update(
         &mut self,
         name: &BucketName,
         key: &Datum,
         changes: &Record,
         expect_version: Option<u64>,
+        guard: Option<&Guard>,
     ) -> Result<Record, StoreError> {
         let bucket = self.bucket(name)?;
-        let live = live_row(bucket, key, self.now);
+        let definition = Arc::clone(bucket.definition());
+        check_named(guard, changes, &definition)?;
+        let live = visible_row(bucket, key, self.now, guard);
         check_version(name, key, live.map(|(_, record)| record), expect_version)?;
         let Some((row, old)) = live else {
             return Err(StoreError::RecordNotFound {
@@ -160,43 +161,58 @@ impl Draft<'_> {
             });
         };
         let old = old.clone();
-        self.update_row(name, row, &old, changes)
+        let new = self.update_row(name, row, &old, changes, guard)?;
+        Ok(shown(guard, new, definition.key()))
     }
 
-    /// Changes the record in a row.
-    pub(super) fn update_row(&mut self, name: &BucketName, row: RowId, old: &Record, changes: &Record) -> Result<Record, StoreError> {
+    /// Changes the record in a row. Gives all of it.
+    pub(super) fn update_row(
+        &mut self,
+        name: &BucketName,
+        row: RowId,
+        old: &Record,
+        changes: &Record,
+        guard: Option<&Guard>,
+    ) -> Result<Record, StoreError> {
         let bucket = self.bucket(name)?;
         let (id, definition) = (bucket.id(), Arc::clone(bucket.definition()));
         let new = merge(&definition, old, changes, Number::from(self.now));
-        let issues = definition.schema().validate(&new);
-        if !issues.is_empty() {
-            return Err(StoreError::InvalidRecord {
-                bucket: name.clone(),
-                issues,
-            });
-        }
+        check_stored(guard, &definition, name, &new)?;
         self.charge_write(&new)?;
         self.put(id, row, Some(old.clone()), Some(new.clone()));
         Ok(new)
     }
 
-    /// Updates the record of the key that is given, or inserts.
-    pub(super) fn upsert(&mut self, name: &BucketName, given: &Record, expect_version: Option<u64>) -> Result<Record, StoreError> {
+    /// Updates the record of the key that is given, or inserts. A record that is not to be seen is found by the insert.
+    pub(super) fn upsert(
+        &mut self,
+        name: &BucketName,
+        given: &Record,
+        expect_version: Option<u64>,
+        guard: Option<&Guard>,
+    ) -> Result<Record, StoreError> {
         let bucket = self.bucket(name)?;
         let key = given.datum(bucket.key_field());
-        let exists = key.is_key() && live_row(bucket, &key, self.now).is_some();
+        let exists = key.is_key() && visible_row(bucket, &key, self.now, guard).is_some();
         if exists {
-            return self.update(name, &key, given, expect_version);
+            return self.update(name, &key, given, expect_version, guard);
         }
+        check_named(guard, given, bucket.definition())?;
         check_version(name, &key, None, expect_version)?;
-        self.insert(name, given, Scope::Single)
+        self.insert(name, given, Scope::Single, guard)
     }
 
     /// Removes a record; false where there is none.
-    pub(super) fn delete(&mut self, name: &BucketName, key: &Datum, expect_version: Option<u64>) -> Result<bool, StoreError> {
+    pub(super) fn delete(
+        &mut self,
+        name: &BucketName,
+        key: &Datum,
+        expect_version: Option<u64>,
+        guard: Option<&Guard>,
+    ) -> Result<bool, StoreError> {
         let bucket = self.bucket(name)?;
         let id = bucket.id();
-        let live = live_row(bucket, key, self.now).map(|(row, record)| (row, record.clone()));
+        let live = visible_row(bucket, key, self.now, guard).map(|(row, record)| (row, record.clone()));
         check_version(name, key, live.as_ref().map(|(_, record)| record), expect_version)?;
         let Some((row, old)) = live else { return Ok(false) };
         self.put(id, row, Some(old), None);
@@ -219,6 +235,16 @@ pub(super) fn live_row<'b>(bucket: &'b Bucket, key: &Datum, now: u64) -> Option<
         .row(row)
         .filter(|record| !bucket.is_expired(record, now))
         .map(|record| (row, record))
+}
+
+/// The same, where it is there for whoever is bound by a guard.
+fn visible_row<'b>(bucket: &'b Bucket, key: &Datum, now: u64, guard: Option<&Guard>) -> Option<(RowId, &'b Record)> {
+    live_row(bucket, key, now).filter(|(_, record)| admits(guard, record))
+}
+
+/// Checks that the fields that are to be written are there for whoever is bound by a guard.
+pub(super) fn check_named(guard: Option<&Guard>, given: &Record, definition: &BucketDefinition) -> Result<(), StoreError> {
+    guard.map_or(Ok(()), |guard| guard.check_written(given, definition.key()))
 }
 
 /// Whether the record has the version that the caller expects; 0 stands for no record.

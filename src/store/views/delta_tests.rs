@@ -164,6 +164,7 @@ fn replace(value: &Value) -> Operation {
     let step = |action| Step {
         bucket: BUCKET.into(),
         action,
+        guard: None,
     };
     let key = value["id"].as_str().unwrap().into();
     Operation::Transaction {

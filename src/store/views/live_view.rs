@@ -9,7 +9,7 @@ use super::groups::GroupsView;
 use super::number::NumberView;
 use super::result::{Content, ViewResult};
 use super::rows::{Effect, RowsView, Versions, has_key};
-use crate::protocol::{BucketName, Issue};
+use crate::protocol::{BucketName, FieldName, Issue};
 use crate::store::StoreError;
 use crate::store::closure::{ClosureQuery, Dependencies};
 use crate::store::query::{Reader, ResolvedQuery};
@@ -26,6 +26,17 @@ pub(super) enum Plan {
 }
 
 impl Plan {
+    /// Whether the bucket has the key field for which a guard was put in place, where there is one.
+    ///
+    /// # Errors
+    /// Where the bucket is not there.
+    pub(super) fn is_guarded_by(&self, key: Option<&FieldName>, state: &State) -> Result<bool, StoreError> {
+        match (self, key) {
+            (Self::Query(query), Some(key)) => Ok(state.bucket(query.bucket.as_str())?.key_field() == key),
+            (Self::Query(_) | Self::Closure(..), _) => Ok(true),
+        }
+    }
+
     /// Checks that changes of the result can be told as deltas. A list needs records that hold their keys.
     ///
     /// # Errors

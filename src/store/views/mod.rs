@@ -34,12 +34,13 @@ use self::rows::Versions;
 use super::StoreError;
 use super::feeds::{ChangeSet, lifetime};
 use super::fingerprint::Fingerprint;
+use super::guard::Guard;
 use super::history::History;
 use super::long_work::in_place;
 use super::query::QueryDefinition;
 use super::state::{Change, QueryKind, State};
 use super::stats::MaintenanceStats;
-use crate::protocol::{BucketName, Issue, QueryName, SubscriptionId};
+use crate::protocol::{BucketName, FieldName, Issue, QueryName, SubscriptionId};
 
 /// Where more rows than this have changed, it is not worked out what that did to a result that has not even twice as
 /// many: the whole is encoded once for all, a delta once for every commit from which somebody comes back.
@@ -106,11 +107,13 @@ impl EndReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ViewId(u64);
 
-/// What equal subscriptions have in common: the query, and those of its parameters that it uses, as JSON.
+/// What equal subscriptions have in common: the query, those of its parameters that it uses, as JSON, and the key of the
+/// guard that bounds what is seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ViewKey {
     query: QueryName,
     params: Vec<u8>,
+    guard: Option<Box<[u8]>>,
 }
 
 /// Who watches a view.
@@ -133,24 +136,33 @@ pub(super) struct Blueprint {
     plan: Plan,
     active: Arc<AtomicUsize>,
     subject: u64,
+    /// The key field of the bucket by which a guard was put in place: it is always shown.
+    guarded_key: Option<FieldName>,
 }
 
 impl Blueprint {
-    /// Puts a query and its parameters together. `life` names this opening of the store.
+    /// Puts a query and its parameters together, as far as a guard lets see. `life` names this opening of the store.
     ///
     /// # Errors
-    /// Where the query is not defined or a parameter is missing or of no use.
-    pub(super) fn new(state: &State, query: &str, params: &Value, life: u64) -> Result<Self, StoreError> {
+    /// Where the query is not defined or a parameter is missing or of no use; where the query names a field that is not
+    /// there within the guard, or is a function, which may look at anything.
+    pub(super) fn new(state: &State, query: &str, params: &Value, guard: Option<&Guard>, life: u64) -> Result<Self, StoreError> {
         let entry = state.query(query)?;
         let subject = Fingerprint::of("query").with(query.as_bytes());
+        let mut guarded_key = None;
         let (plan, params, subject) = match &entry.kind {
             QueryKind::Declarative(definition) => {
-                let (resolved, used) = resolve(query, definition, params)?;
+                let (mut resolved, used) = resolve(query, definition, params)?;
                 let bucket = state.bucket(definition.bucket().as_str())?;
+                if let Some(guard) = guard {
+                    resolved = guard.bind(resolved, bucket.key_field())?;
+                    guarded_key = Some(bucket.key_field().clone());
+                }
                 let config = crate::protocol::json::to_vec(&Value::Object(definition.config().clone()));
                 let subject = subject.with(&config).with(&lifetime(bucket, life));
                 (Plan::Query(Arc::new(resolved)), used, subject)
             }
+            QueryKind::Programmatic(_) if guard.is_some() => return Err(StoreError::NeedsAllRecords),
             QueryKind::Programmatic(closure) => {
                 let text = crate::protocol::json::to_vec(params);
                 // After a restart the function may be another one.
@@ -162,24 +174,27 @@ impl Blueprint {
             }
         };
         Ok(Self {
-            subject: subject.with(&params).finish(),
+            subject: subject.with(&params).with_any(guard.map(Guard::key)).finish(),
             key: ViewKey {
                 query: query.into(),
                 params,
+                guard: guard.map(|guard| guard.key().into()),
             },
             plan,
             active: entry.subscription_counter(),
+            guarded_key,
         })
     }
 
-    /// Whether the query is still the one that this was made for.
+    /// Whether the query is still the one that this was made for, and a guard still means the same.
     ///
     /// # Errors
-    /// [`StoreError::QueryNotDefined`] where it was removed meanwhile, also if another one has its name by now.
+    /// [`StoreError::QueryNotDefined`] where it was removed meanwhile, also if another one has its name by now; where the
+    /// bucket of a guarded one was.
     pub(super) fn check_current(&self, state: &State) -> Result<(), StoreError> {
         let name = self.key.query.as_str();
         let entry = state.query(name)?;
-        if Arc::ptr_eq(&entry.subscription_counter(), &self.active) {
+        if Arc::ptr_eq(&entry.subscription_counter(), &self.active) && self.plan.is_guarded_by(self.guarded_key.as_ref(), state)? {
             Ok(())
         } else {
             Err(StoreError::QueryNotDefined(name.into()))
@@ -432,6 +447,17 @@ impl Views {
     pub(super) fn reset(&mut self, bucket: &BucketName, state: &State) {
         for view in self.reading(bucket) {
             self.update(view, |view, reevaluations| view.reevaluate(state, reevaluations));
+        }
+    }
+
+    /// A bucket is gone, and there is another one of its name. A guard was put in place for the one that is gone.
+    pub(super) fn bucket_replaced(&mut self, bucket: &BucketName, state: &State) {
+        for view in self.reading(bucket) {
+            if self.entries.get(&view).is_some_and(|entry| entry.key.guard.is_some()) {
+                self.end(view, EndReason::BucketDropped);
+            } else {
+                self.update(view, |view, reevaluations| view.reevaluate(state, reevaluations));
+            }
         }
     }
 

@@ -236,7 +236,7 @@ pub(super) type Versions = HashMap<RowId, Option<Record>>;
 
 /// Whether the records of a result hold the bucket's key.
 pub(super) fn has_key(query: &ResolvedQuery, key: &FieldName) -> bool {
-    query.projection.as_ref().is_none_or(|projection| projection.fields().contains(key))
+    query.projection.as_ref().is_none_or(|projection| projection.keeps(key))
 }
 
 fn project(query: &ResolvedQuery, record: &Record) -> Record {

@@ -98,10 +98,7 @@ pub(super) fn load(config: &JwtConfig) -> Result<Vec<Key>, KeyFault> {
     if let Some(secret) = &config.secret {
         let bytes = secret.expose().as_bytes();
         if bytes.len() < SECRET_BYTES_MIN {
-            return Err(KeyFault::new(
-                "auth.jwt.secret",
-                format!("expected at least {SECRET_BYTES_MIN} bytes"),
-            ));
+            return Err(short_secret());
         }
         if !is_listed(JwtAlgorithm::Hs256) {
             return Err(unlisted("auth.jwt.secret", JwtAlgorithm::Hs256));
@@ -136,6 +133,10 @@ pub(super) fn load(config: &JwtConfig) -> Result<Vec<Key>, KeyFault> {
     Ok(keys)
 }
 
+pub(super) fn short_secret() -> KeyFault {
+    KeyFault::new("auth.jwt.secret", format!("expected at least {SECRET_BYTES_MIN} bytes"))
+}
+
 fn unlisted(place: &str, algorithm: JwtAlgorithm) -> KeyFault {
     let name = wire(algorithm);
     KeyFault::new(
@@ -148,7 +149,11 @@ fn of_file(place: &str, path: &Path, problem: String) -> KeyFault {
     KeyFault::new(place, format!("{}: {problem}", path.display()))
 }
 
-pub(super) fn read_file(path: &Path, place: &str) -> Result<String, KeyFault> {
+/// Reads a file of keys, up to a bound. `place` is who names it.
+///
+/// # Errors
+/// What the system says, with the file.
+pub(crate) fn read_file(path: &Path, place: &str) -> Result<String, KeyFault> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
     match read {

@@ -6,7 +6,8 @@
 
 mod claims;
 mod jwt;
-mod keys;
+pub(crate) mod keys;
+pub(crate) mod mint;
 mod revocations;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use futures_util::FutureExt;
 use self::claims::Refusal;
 use self::jwt::Verifier;
 use self::keys::Fingerprint;
+use self::mint::Signer;
 use super::authority::{Authority, Standing, Work};
 use super::permissions::Permissions;
 use super::presence::Presence;
@@ -76,6 +78,8 @@ struct Rules {
     /// By digest: how long it takes to find one tells something of digests, and so nothing of tokens.
     known: HashMap<TokenDigest, Arc<Principal>>,
     signed: Option<Verifier>,
+    /// Makes tokens, where there is a secret to sign them with.
+    signer: Option<Arc<Signer>>,
     validator: Option<TokenValidator>,
     permissions: Permissions,
 }
@@ -93,6 +97,7 @@ impl Rules {
             nobody: Principal::new("", config.anonymous_roles.iter().map(String::as_str)),
             known: known.collect(),
             signed: config.jwt.as_ref().map(Verifier::new).transpose()?,
+            signer: config.jwt.as_ref().map(Signer::with_secret).transpose()?.flatten().map(Arc::new),
             validator: config.validate.clone(),
             permissions: Permissions::new(config.permissions.clone()),
         })
@@ -264,6 +269,10 @@ impl Authority for TokenAuthority {
     fn log_out(&self, _: &Login) -> Work<Result<(), Failure>> {
         // What others have issued is not ours to end.
         Box::pin(async { Ok(()) })
+    }
+
+    fn signer(&self) -> Option<Arc<Signer>> {
+        self.rules.load().signer.clone()
     }
 }
 

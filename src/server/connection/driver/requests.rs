@@ -125,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             self.admission.identify(user.as_ref().map(|user| &*user.user_id));
         }
         if let Err(failure) = self.admission.admit(request) {
+            self.service.refused(request, &failure);
             // Its only detail is the time to wait, which is always shown.
             self.owe(ticket, failure.answer(request.id(), false));
             return true;

@@ -14,9 +14,12 @@ use super::bucket::Timestamp;
 use super::catalog::State;
 use super::draft::Effects;
 use super::persistent::OrdMap;
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::protocol::Issue;
 use crate::store::StoreError;
-use crate::store::command::{Command, Outcome};
+use crate::store::command::{Command, Operation, Outcome};
+use crate::store::guard::Guard;
 
 /// The longest key of a request, in bytes.
 const LONGEST_KEY: usize = 200;
@@ -102,6 +105,24 @@ impl RequestKey {
         };
         Self {
             name: Arc::new(name),
+            ..self
+        }
+    }
+}
+
+impl RequestKey {
+    /// The same for a request that is bound as the operation is: what somebody was answered within a guard is never
+    /// told within another one.
+    pub(in crate::store) fn bound_as(self, operation: &Operation) -> Self {
+        let bind = |fingerprint: u64, (at, guard): (usize, &Arc<Guard>)| {
+            let mut hash = Xxh3::new();
+            hash.update(&fingerprint.to_be_bytes());
+            hash.update(&(at as u64).to_be_bytes());
+            hash.update(guard.key());
+            hash.digest()
+        };
+        Self {
+            fingerprint: operation.guards().fold(self.fingerprint, bind),
             ..self
         }
     }

@@ -240,6 +240,7 @@ fn of_an_outcome_that_is_too_large_it_is_known_that_it_was() {
         .map(|action| Step {
             bucket: "t".into(),
             action,
+            guard: None,
         })
         .to_vec(),
     };

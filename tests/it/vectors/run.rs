@@ -1,11 +1,9 @@
-//! Runs the protocol vectors. Their format is in `protocol/vectors/README.md`.
+//! One vector on its way: its server, its connections, its steps.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -13,90 +11,42 @@ use tokio::time::{Instant, sleep_until};
 use crate::support::matcher::{Captures, check, fill};
 use crate::support::{Ended, OpenError, Site, TestClient, TestServer};
 
-/// How many vectors of a family run at once. They mostly wait.
-const AT_ONCE: usize = 4;
+/// The token of the administrator as whom vectors are run that know no logins.
+const ADMIN_TOKEN: &str = "an-administrator-who-runs-vectors";
 
-/// One test for each family, so that families run in parallel and each can be run alone.
-macro_rules! families {
-    ($($test:ident = $file:literal),* $(,)?) => {
-        const FAMILIES: &[&str] = &[$($file),*];
-        $(
-            #[tokio::test]
-            async fn $test() {
-                run_family($file).await;
-            }
-        )*
-    };
-}
-
-families! {
-    admin = "admin",
-    aggregates = "aggregates",
-    backpressure_and_limits = "backpressure-and-limits",
-    batch = "batch",
-    bulk_operations = "bulk-operations",
-    change_feeds = "change-feeds",
-    compound_indexes = "compound-indexes",
-    config_from_file = "config-from-file",
-    crud = "crud",
-    declarative_queries = "declarative-queries",
-    deltas = "deltas",
-    durability = "durability",
-    envelope = "envelope",
-    filters = "filters",
-    generated_fields = "generated-fields",
-    group_by = "group-by",
-    heartbeat = "heartbeat",
-    idempotency = "idempotency",
-    pagination = "pagination",
-    payload_and_frames = "payload-and-frames",
-    pipeline = "pipeline",
-    rate_limits = "rate-limits",
-    reads = "reads",
-    refs = "refs",
-    reserved_names = "reserved-names",
-    resume = "resume",
-    run_query_and_explain = "run-query-and-explain",
-    schema_validation = "schema-validation",
-    server_operations = "server-operations",
-    shutdown = "shutdown",
-    stats = "stats",
-    store_statistics = "store-statistics",
-    subscription_notices = "subscription-notices",
-    subscriptions = "subscriptions",
-    transactions = "transactions",
-    trusted_proxies = "trusted-proxies",
-    ttl_and_eviction = "ttl-and-eviction",
-    unique_and_indexes = "unique-and-indexes",
-    unknown_operations = "unknown-operations",
-    version_preconditions = "version-preconditions",
-    welcome = "welcome",
+/// How the vectors of a family are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As they are written.
+    AsWritten,
+    /// On a server that asks for logins, every connection logged in as an administrator.
+    AsAdmin,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Vector {
-    name: String,
+pub struct Vector {
+    pub name: String,
     /// For people: what the reference server does otherwise.
     #[serde(default, rename = "corrects")]
     _corrects: String,
     #[serde(default = "no_settings")]
-    config: Value,
+    pub config: Value,
     #[serde(default)]
     steps: Vec<Step>,
-    refused: Option<Refused>,
+    pub refused: Option<Refused>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Refused {
+pub struct Refused {
     exit: i32,
     says: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Step {
+pub struct Step {
     #[serde(default = "first_connection")]
     on: String,
     path: Option<String>,
@@ -130,7 +80,7 @@ struct Step {
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Restart {
+pub enum Restart {
     Stop,
     Kill,
 }
@@ -147,49 +97,19 @@ fn patience_ms() -> u64 {
     8_000
 }
 
-#[test]
-fn every_vector_file_is_run() {
-    let mut files: Vec<String> = std::fs::read_dir(folder())
-        .expect("the folder of the vectors")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
-    files.sort();
-    assert_eq!(files, FAMILIES);
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("protocol/vectors")
-}
-
-async fn run_family(family: &str) {
-    let text = std::fs::read_to_string(folder().join(family).with_extension("json")).expect("the vectors of the family");
-    let vectors: Vec<Vector> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{family}.json: {error}"));
-    let failures: Vec<String> = stream::iter(&vectors)
-        .map(|vector| async move {
-            run_vector(vector)
-                .await
-                .map_err(|failure| format!("{}\n    {failure}", vector.name))
-        })
-        .buffer_unordered(AT_ONCE)
-        .filter_map(|outcome| async move { outcome.err() })
-        .collect()
-        .await;
-    assert!(
-        failures.is_empty(),
-        "{} of {} vectors of {family} failed:\n\n{}\n",
-        failures.len(),
-        vectors.len(),
-        failures.join("\n\n")
-    );
-}
-
-async fn run_vector(vector: &Vector) -> Result<(), String> {
-    let site = Site::new(fill(&vector.config, &Captures::new()));
-    match &vector.refused {
-        Some(refused) => run_refused(&site, refused).await,
-        None => Run::start(&site).await.steps(&vector.steps).await,
+impl Vector {
+    /// # Errors
+    /// The first thing that is not as the vector says.
+    pub async fn run(&self, mode: Mode) -> Result<(), String> {
+        let mut config = fill(&self.config, &Captures::new());
+        if mode == Mode::AsAdmin {
+            config["auth"] = json!({ "tokens": { ADMIN_TOKEN: { "userId": "ada", "roles": ["admin"] } } });
+        }
+        let site = Site::new(config);
+        match &self.refused {
+            Some(refused) => run_refused(&site, refused).await,
+            None => Run::start(&site, mode).await.steps(&self.steps).await,
+        }
     }
 }
 
@@ -213,16 +133,18 @@ struct Run {
     site: Site,
     connections: HashMap<String, TestClient>,
     captures: Captures,
+    mode: Mode,
 }
 
 impl Run {
-    async fn start(site: &Site) -> Self {
+    async fn start(site: &Site, mode: Mode) -> Self {
         let server = TestServer::serve(site).await;
         Self {
             server: Some(server),
             site: site.clone(),
             connections: HashMap::new(),
             captures: Captures::new(),
+            mode,
         }
     }
 
@@ -319,7 +241,14 @@ impl Run {
         // A connection that is to be closed at once gets no welcome.
         if !step.no_welcome && step.closed.is_none() {
             let welcome = client.receive(|message| message["type"] == "welcome").await?;
-            check(step.welcome.as_ref().unwrap_or(&json!("$any")), &welcome, &mut self.captures)?;
+            let mut want = step.welcome.clone().unwrap_or(json!("$any"));
+            if self.mode == Mode::AsAdmin {
+                log_in(&mut client).await?;
+                if want.get("requiresAuth").is_some() {
+                    want["requiresAuth"] = json!(true);
+                }
+            }
+            check(&want, &welcome, &mut self.captures)?;
         }
         self.connections.insert(step.on.clone(), client);
         Ok(())
@@ -425,6 +354,17 @@ impl Run {
         } else {
             Err(format!("the connection was {ended}, expected {want}"))
         }
+    }
+}
+
+async fn log_in(client: &mut TestClient) -> Result<(), String> {
+    let request = json!({ "id": -1, "type": "auth.login", "token": ADMIN_TOKEN });
+    client.send(&request).await?;
+    let answer = client.receive(|message| message["id"] == -1).await?;
+    if answer["type"] == "result" {
+        Ok(())
+    } else {
+        Err(format!("the administrator cannot log in: {answer}"))
     }
 }
 

@@ -1,0 +1,292 @@
+//! The file of the log: JSON lines, each with the digest of the one before it.
+//!
+//! Every line holds in `prev` the SHA-256 of the line before it, also across files that were put aside. So a line that
+//! was changed, taken out or put in shows, unless all that follow were changed too.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::entry::Entry;
+use super::queue::Append;
+use crate::server::wall_clock_ms;
+
+/// Nobody but the server's own user may read it.
+#[cfg(unix)]
+const MODE: u32 = 0o600;
+
+/// How much is read at a time when the end of the file is looked for.
+const CHUNK_BYTES: u64 = 64 * 1024;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the audit log \"{}\": {source}", path.display())]
+pub(super) struct FileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The digest of a line, as the next one says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Link([u8; 32]);
+
+impl Link {
+    fn to(line: &[u8]) -> Self {
+        Self(Sha256::digest(line).into())
+    }
+}
+
+impl std::fmt::Display for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A line.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    #[serde(flatten)]
+    what: &'a T,
+    prev: &'a str,
+}
+
+/// Says that entries are missing.
+#[derive(Serialize)]
+struct Missing {
+    timestamp: u64,
+    operation: &'static str,
+    result: &'static str,
+    count: u64,
+}
+
+/// The file that is written, and those that were put aside.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// How long it is, as far as it is sound.
+    bytes: u64,
+    /// Whether something may stand behind that.
+    is_torn: bool,
+    /// The last line.
+    last: Link,
+    last_id: u64,
+    max_bytes: u64,
+    keep: usize,
+}
+
+impl LogFile {
+    /// Opens the file, or makes it. A line at its end that is not complete, since the machine or the server went down
+    /// while it was written, is cut off: nobody was told that it is there.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or another process writes it.
+    pub(super) fn open(path: &Path, max_bytes: u64, keep: usize) -> Result<Self, FileError> {
+        Self::try_open(path, max_bytes, keep).map_err(|source| FileError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn try_open(path: &Path, max_bytes: u64, keep: usize) -> io::Result<Self> {
+        let mut file = open(path)?;
+        let bytes = sound_bytes(&mut file)?;
+        if bytes < file.metadata()?.len() {
+            tracing::warn!(path = %path.display(), "the last line of the audit log was not complete and is cut off");
+            file.set_len(bytes)?;
+            file.sync_all()?;
+        }
+        let last_line = match last_line(&mut file, bytes)? {
+            Some(line) => Some(line),
+            None => last_line_put_aside(path)?,
+        };
+        let entry: Option<Value> = last_line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
+        let last_id = entry.and_then(|entry| entry.get("id")?.as_u64());
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            bytes,
+            is_torn: false,
+            last: last_line.as_deref().map(Link::to).unwrap_or_default(),
+            last_id: last_id.unwrap_or(0),
+            max_bytes,
+            keep,
+        })
+    }
+
+    /// The id of the last entry; 0 where there is none.
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Has something behind the sound lines, as a write that has failed half-way leaves it.
+    #[cfg(test)]
+    pub(super) fn tear(&mut self) {
+        self.is_torn = true;
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.bytes)?;
+        }
+        self.is_torn = true;
+        self.file.write_all(lines)?;
+        self.file.sync_data()?;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Puts the file aside and begins a new one.
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut number = wall_clock_ms();
+        while put_aside(&self.path, number).exists() {
+            number += 1;
+        }
+        // It is not there where it was put aside before and no new one could be begun.
+        if self.path.exists() {
+            fs::rename(&self.path, put_aside(&self.path, number))?;
+        }
+        self.file = open(&self.path)?;
+        self.bytes = 0;
+        let old = all_put_aside(&self.path)?;
+        for number in &old[..old.len().saturating_sub(self.keep)] {
+            fs::remove_file(put_aside(&self.path, *number))?;
+        }
+        sync_folder(&self.path)
+    }
+}
+
+impl Append for LogFile {
+    fn append(&mut self, entries: &[Arc<Entry>], missed: u64) -> io::Result<()> {
+        let mut lines = Vec::new();
+        let mut last = self.last;
+        if missed > 0 {
+            let missing = Missing {
+                timestamp: wall_clock_ms(),
+                operation: "audit.missed",
+                result: "error",
+                count: missed,
+            };
+            last = add_line(&mut lines, &missing, last)?;
+        }
+        for entry in entries {
+            last = add_line(&mut lines, &**entry, last)?;
+        }
+        self.write(&lines)?;
+        self.last = last;
+        self.bytes += lines.len() as u64;
+        if self.bytes >= self.max_bytes
+            && let Err(error) = self.rotate()
+        {
+            // What is written is written; it is tried again after the next lines.
+            tracing::error!(%error, "the audit log cannot be put aside and goes on growing");
+        }
+        Ok(())
+    }
+}
+
+/// Adds a line behind the one that `last` leads to. Gives what leads to it.
+fn add_line(lines: &mut Vec<u8>, what: &impl Serialize, last: Link) -> io::Result<Link> {
+    let start = lines.len();
+    let prev = last.to_string();
+    serde_json::to_writer(&mut *lines, &Line { what, prev: &prev })?;
+    let link = Link::to(&lines[start..]);
+    lines.push(b'\n');
+    Ok(link)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE);
+    let file = options.open(path)?;
+    file.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => io::Error::other("another process writes it"),
+        fs::TryLockError::Error(error) => error,
+    })?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
+    sync_folder(path)?;
+    Ok(file)
+}
+
+/// Makes it durable that a file is there, or is called something else.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder(path))?.sync_all() } else { Ok(()) }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
+}
+
+/// How many bytes of a file are complete lines.
+fn sound_bytes(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    Ok(last_line_end_before(file, length)?.unwrap_or(0))
+}
+
+/// The place behind the last end of a line that lies before `end`.
+fn last_line_end_before(file: &mut File, end: u64) -> io::Result<Option<u64>> {
+    let mut end = end;
+    while end > 0 {
+        let start = end.saturating_sub(CHUNK_BYTES);
+        let chunk = read(file, start, end)?;
+        if let Some(place) = chunk.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some(start + place as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+/// The last line of a file that is sound up to `bytes`, without its end.
+fn last_line(file: &mut File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(end) = bytes.checked_sub(1) else { return Ok(None) };
+    let start = last_line_end_before(file, end)?.unwrap_or(0);
+    read(file, start, end).map(Some)
+}
+
+fn read(file: &mut File, start: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.take(end - start).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The last line of the file that was put aside last.
+fn last_line_put_aside(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(number) = all_put_aside(path)?.pop() else {
+        return Ok(None);
+    };
+    let mut file = File::open(put_aside(path, number))?;
+    let bytes = sound_bytes(&mut file)?;
+    last_line(&mut file, bytes)
+}
+
+/// What a file is called that was put aside: by the time, so that names are in the order of their contents.
+fn put_aside(path: &Path, number: u64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// The numbers of all files that were put aside, in their order.
+fn all_put_aside(path: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    let Some(name) = path.file_name() else { return Ok(numbers) };
+    for entry in fs::read_dir(folder(path))? {
+        let found = entry?.file_name();
+        let number = found.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+        let number = number.and_then(|rest| rest.strip_prefix(b"."));
+        numbers.extend(number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}

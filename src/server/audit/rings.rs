@@ -1,0 +1,256 @@
+//! The entries in memory: bounded, and so that nobody can flush the traces of another.
+//!
+//! All entries share one number and one number of bytes. What is recorded lies in several rings, each of which is sure
+//! of a share: when there is too much, the oldest entry of those rings goes that are beyond their share. So the log
+//! holds the newest entries, but whoever makes many of one kind pushes out only entries of that kind.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::entry::{Entry, Repeats, Verdict};
+use super::query::Filter;
+use crate::protocol::ErrorCode;
+
+/// How long the same from the same stranger counts as one, from the first time.
+const REPEAT_MS: u64 = 10 * 60 * 1000;
+
+/// How many lines a minute strangers may cause in the file, where they could push out the traces of others by the mere
+/// number of files. More are counted there, and kept in memory alone.
+const STRANGER_LINES_PER_MINUTE: u32 = 120;
+
+/// How many entries are looked at in one go. Nobody can record anything meanwhile.
+const LOOK_ENTRIES: usize = 512;
+
+/// Where an entry is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ring {
+    /// What administrators have changed, or tried to.
+    Administration,
+    /// Logins and logouts, and the ends of sessions.
+    Logins,
+    /// What was refused to those who are logged in.
+    Refusals,
+    /// Data that was read or written, and what was looked at.
+    Traffic,
+    /// What those who are not logged in have tried.
+    Strangers,
+}
+
+impl Ring {
+    const ALL: [Self; 5] = [Self::Administration, Self::Logins, Self::Refusals, Self::Traffic, Self::Strangers];
+
+    /// How many eighths of the log it is sure of. Together they are no more than all of it.
+    const fn eighths(self) -> usize {
+        match self {
+            Self::Administration => 4,
+            Self::Logins | Self::Refusals | Self::Traffic | Self::Strangers => 1,
+        }
+    }
+}
+
+/// What became of an entry.
+pub(super) enum Added {
+    /// It is new.
+    New(Arc<Entry>),
+    /// It is the same again. Given whenever their number is a power of two, so that the file learns how many there are
+    /// without a line for each.
+    Repeated(Option<Arc<Entry>>),
+}
+
+/// What a stranger tries is known by.
+#[derive(PartialEq, Eq, Hash)]
+struct Attempt {
+    address: IpAddr,
+    operation: Cow<'static, str>,
+    resource: String,
+    code: Option<ErrorCode>,
+    error: Option<String>,
+}
+
+impl Attempt {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            address: entry.remote_address,
+            operation: entry.operation.clone(),
+            resource: entry.resource.clone(),
+            code: entry.code,
+            error: entry.error.clone(),
+        }
+    }
+}
+
+/// A ring: entries by id.
+#[derive(Default)]
+struct Kept {
+    entries: BTreeMap<u64, Arc<Entry>>,
+    bytes: usize,
+}
+
+/// All entries in memory.
+pub(super) struct Rings {
+    rings: [Kept; Ring::ALL.len()],
+    /// Where the attempts of strangers are that may come again.
+    attempts: HashMap<Attempt, u64>,
+    len: usize,
+    bytes: usize,
+    max_entries: usize,
+    max_bytes: usize,
+    last_id: u64,
+    /// The minute of which the lines of strangers are counted, and how many there are.
+    stranger_lines: (u64, u32),
+}
+
+impl Rings {
+    /// Rings whose ids begin above `last_id`.
+    pub(super) fn new(max_entries: usize, max_bytes: usize, last_id: u64) -> Self {
+        Self {
+            rings: Default::default(),
+            attempts: HashMap::new(),
+            len: 0,
+            bytes: 0,
+            max_entries,
+            max_bytes,
+            last_id,
+            stranger_lines: (0, 0),
+        }
+    }
+
+    /// Whether an entry may have a line in the file, as far as the number of those of strangers goes.
+    pub(super) fn may_be_written(&mut self, entry: &Entry) -> bool {
+        if entry.ring != Ring::Strangers {
+            return true;
+        }
+        let minute = entry.last_timestamp() / 60_000;
+        let (counted, lines) = &mut self.stranger_lines;
+        if *counted != minute {
+            (*counted, *lines) = (minute, 0);
+        }
+        *lines = lines.saturating_add(1);
+        *lines <= STRANGER_LINES_PER_MINUTE
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes an entry and gives it its id, unless it is the same as one that is there.
+    pub(super) fn add(&mut self, mut entry: Entry) -> Added {
+        let is_attempt = entry.ring == Ring::Strangers;
+        let attempt = is_attempt.then(|| Attempt::of(&entry));
+        if let Some(attempt) = &attempt
+            && let Some(repeated) = self.repeat(attempt, entry.timestamp)
+        {
+            return Added::Repeated(repeated);
+        }
+        self.last_id += 1;
+        entry.id = self.last_id;
+        let (id, ring, weight) = (entry.id, entry.ring, weight(&entry));
+        let entry = Arc::new(entry);
+        if let Some(attempt) = attempt {
+            self.attempts.insert(attempt, id);
+        }
+        let kept = &mut self.rings[ring as usize];
+        kept.entries.insert(id, Arc::clone(&entry));
+        kept.bytes += weight;
+        self.bytes += weight;
+        self.len += 1;
+        while (self.len > self.max_entries || self.bytes > self.max_bytes) && self.drop_oldest() {}
+        Added::New(entry)
+    }
+
+    /// Counts an attempt that is there already. Gives none where it is not.
+    #[expect(clippy::option_option, reason = "whether it was counted, and whether that is to be written down")]
+    fn repeat(&mut self, attempt: &Attempt, now: u64) -> Option<Option<Arc<Entry>>> {
+        let id = self.attempts.get(attempt)?;
+        let entry = self.rings[Ring::Strangers as usize].entries.get_mut(id)?;
+        if now.saturating_sub(entry.timestamp) > REPEAT_MS {
+            return None;
+        }
+        let last_timestamp = entry.last_timestamp().max(now);
+        let entry_now = Arc::make_mut(entry);
+        let count = entry_now.repeats.map_or(1, |repeats| repeats.count) + 1;
+        entry_now.repeats = Some(Repeats { count, last_timestamp });
+        Some(count.is_power_of_two().then(|| Arc::clone(entry)))
+    }
+
+    /// Whether a ring has more than it is sure of.
+    fn is_beyond_share(&self, ring: Ring) -> bool {
+        let kept = &self.rings[ring as usize];
+        let share = |whole: usize| whole / 8 * ring.eighths() + whole % 8 * ring.eighths() / 8;
+        kept.entries.len() > share(self.max_entries) || kept.bytes > share(self.max_bytes)
+    }
+
+    /// Drops the oldest entry of those that may go. Tells whether there was one: where all together are too many, one
+    /// ring has more than its share.
+    fn drop_oldest(&mut self) -> bool {
+        let oldest = |ring: &Ring| self.rings[*ring as usize].entries.first_key_value().map(|(id, _)| *id);
+        let beyond = Ring::ALL.into_iter().filter(|ring| self.is_beyond_share(*ring));
+        let Some(ring) = beyond.min_by_key(|ring| oldest(ring).unwrap_or(u64::MAX)) else {
+            return false;
+        };
+        let kept = &mut self.rings[ring as usize];
+        let Some((id, entry)) = kept.entries.pop_first() else {
+            return false;
+        };
+        let weight = weight(&entry);
+        kept.bytes -= weight;
+        self.bytes -= weight;
+        self.len -= 1;
+        if ring == Ring::Strangers {
+            let attempt = Attempt::of(&entry);
+            if self.attempts.get(&attempt) == Some(&id) {
+                self.attempts.remove(&attempt);
+            }
+        }
+        true
+    }
+
+    /// Looks through some entries with ids below `before`, newest first. Gives those that match, and below which id to
+    /// go on, where there are more.
+    pub(super) fn look(&self, before: u64, filter: &Filter) -> (Vec<Arc<Entry>>, Option<u64>) {
+        let mut rest = self.rings.each_ref().map(|kept| kept.entries.range(..before).rev().peekable());
+        let mut found = Vec::new();
+        let mut last = None;
+        for _ in 0..LOOK_ENTRIES {
+            let newest = rest.iter_mut().reduce(|best, entries| {
+                let newer = entries.peek().map(|(id, _)| **id) > best.peek().map(|(id, _)| **id);
+                if newer { entries } else { best }
+            });
+            let Some((id, entry)) = newest.and_then(Iterator::next) else {
+                return (found, None);
+            };
+            last = Some(*id);
+            if filter.matches(entry) {
+                found.push(Arc::clone(entry));
+            }
+        }
+        (found, last)
+    }
+}
+
+/// What an entry counts for, with what is kept to know it again.
+fn weight(entry: &Entry) -> usize {
+    match entry.ring {
+        Ring::Strangers => 2 * entry.weight(),
+        Ring::Administration | Ring::Logins | Ring::Refusals | Ring::Traffic => entry.weight(),
+    }
+}
+
+/// Where the entry of a request belongs. `is_stranger` tells whether nobody was or is logged in, on a server that knows
+/// logins.
+pub(super) fn ring_of(kind: super::selection::Kind, verdict: Verdict, is_refused: bool, is_stranger: bool) -> Ring {
+    use super::selection::Kind;
+    if is_stranger && (verdict == Verdict::Error || kind == Kind::Authentication) {
+        return Ring::Strangers;
+    }
+    if is_refused {
+        return Ring::Refusals;
+    }
+    match kind {
+        Kind::Authentication => Ring::Logins,
+        Kind::Rights | Kind::Administration => Ring::Administration,
+        Kind::Inspection | Kind::Data => Ring::Traffic,
+    }
+}

@@ -1,0 +1,159 @@
+//! What a guard means for writes and for the reads of a transaction: who is bound by one finds only records that pass
+//! it, writes only such, and hears nothing of others.
+
+use super::definition::BucketDefinition;
+use super::draft::Draft;
+use super::write::{Scope, check_version};
+use crate::protocol::{BucketName, FieldName, Issue, Record};
+use crate::store::command::{Action, Outcome, Step};
+use crate::store::guard::Guard;
+use crate::store::query::{Filter, Reader};
+use crate::store::{Operation, StoreError};
+
+/// The record as whoever is bound sees it.
+pub(super) fn shown(guard: Option<&Guard>, record: Record, key: &FieldName) -> Record {
+    match guard {
+        None => record,
+        Some(guard) => guard.shown(&record, key),
+    }
+}
+
+/// The filter together with that of a guard.
+pub(super) fn narrowed(guard: Option<&Guard>, filter: &Filter, key: &FieldName) -> Result<Filter, StoreError> {
+    match guard {
+        None => Ok(filter.clone()),
+        Some(guard) => guard.narrow(filter, key),
+    }
+}
+
+/// Whether a record is there for whoever is bound.
+pub(super) fn admits(guard: Option<&Guard>, record: &Record) -> bool {
+    guard.is_none_or(|guard| guard.admits(record))
+}
+
+/// Checks a record as it would be stored: against the guard, then against the schema.
+///
+/// # Errors
+/// [`StoreError::OutsideGuard`], or [`StoreError::InvalidRecord`] as far as it may be told.
+pub(super) fn check_stored(
+    guard: Option<&Guard>,
+    definition: &BucketDefinition,
+    bucket: &BucketName,
+    record: &Record,
+) -> Result<(), StoreError> {
+    if !admits(guard, record) {
+        return Err(StoreError::OutsideGuard);
+    }
+    let issues = definition.schema().validate(record);
+    if issues.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::InvalidRecord {
+        bucket: bucket.clone(),
+        issues: match guard {
+            Some(guard) if guard.fields().is_some() => tellable(guard, definition, issues),
+            Some(_) | None => issues,
+        },
+    })
+}
+
+/// What may be told of the faults of a record of which not all fields are there. Checks of the embedding program see
+/// the whole record, and may say anything of it.
+fn tellable(guard: &Guard, definition: &BucketDefinition, issues: Vec<Issue>) -> Vec<Issue> {
+    let (mut told, count) = (Vec::new(), issues.len());
+    told.extend(issues.into_iter().filter(|issue| {
+        issue.code != "custom" && field_of(definition, &issue.field).is_some_and(|field| guard.shows(field, definition.key()))
+    }));
+    if told.len() < count {
+        told.push(Issue::new("", "hidden", "Fields that you have no access to would not be valid"));
+    }
+    told
+}
+
+/// The field of the schema in which an issue lies.
+fn field_of<'d>(definition: &'d BucketDefinition, place: &str) -> Option<&'d FieldName> {
+    let holds = |field: &&FieldName| {
+        let rest = place.strip_prefix(field.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let fields = definition.schema().fields().iter().map(|field| &field.name);
+    // Names may hold dots: the longest one is meant.
+    fields.filter(holds).max_by_key(|field| field.as_str().len())
+}
+
+/// Whether an operation is bound by a guard, or a part of it is.
+pub(super) fn is_guarded(operation: &Operation) -> bool {
+    operation.guards().next().is_some()
+}
+
+/// What somebody is told who is bound by a guard, of what came about at the end of a command: there it is not known any
+/// more whose records are concerned, so nothing is told that may come from one.
+pub(super) fn concealed(error: StoreError) -> StoreError {
+    match error {
+        StoreError::UniqueViolation { bucket, field, .. } => StoreError::ValueTaken { bucket, field },
+        // What refers to a deleted record may not be valid without it.
+        StoreError::StillReferenced { .. } | StoreError::InvalidRecord { .. } => StoreError::ReferredTo,
+        other => other,
+    }
+}
+
+/// Carries out one step of a transaction.
+pub(super) fn run_step(draft: &mut Draft<'_>, step: &Step) -> Result<Outcome, StoreError> {
+    let (bucket, guard) = (&step.bucket, step.guard.as_deref());
+    let stored = |record| Outcome::Record(Some(record));
+    match &step.action {
+        Action::Get { key, expect_version } => {
+            let content = draft.bucket(bucket)?;
+            let visible = Reader::new(content, draft.now).get(key).filter(|record| admits(guard, record));
+            check_version(bucket, key, visible, *expect_version)?;
+            let record = visible.map(|record| shown(guard, record.clone(), content.key_field()));
+            draft.charge_read(&record)?;
+            Ok(Outcome::Record(record))
+        }
+        Action::Insert { record } => draft.insert(bucket, record, Scope::Transaction, guard).map(stored),
+        Action::Update {
+            key,
+            changes,
+            expect_version,
+        } => draft.update(bucket, key, changes, *expect_version, guard).map(stored),
+        Action::Delete { key, expect_version } => draft.delete(bucket, key, *expect_version, guard).map(Outcome::Deleted),
+        Action::Where { filter } => {
+            let found = search(draft, bucket, filter, guard, |reader, filter| {
+                reader.select(filter).into_iter().cloned().collect()
+            })?;
+            Ok(Outcome::Records(found))
+        }
+        Action::FindOne { filter } => {
+            let found = search(draft, bucket, filter, guard, |reader, filter| {
+                reader.find_one(filter).cloned().into_iter().collect()
+            })?;
+            Ok(Outcome::Record(found.into_iter().next()))
+        }
+        Action::Count { filter } => {
+            let filter = narrowed(guard, filter, draft.bucket(bucket)?.key_field())?;
+            draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(&filter))?;
+            Ok(Outcome::Count(Reader::new(draft.bucket(bucket)?, draft.now).count(&filter)))
+        }
+    }
+}
+
+/// The records that a read finds, and what is to be seen of them.
+fn search(
+    draft: &mut Draft<'_>,
+    bucket: &BucketName,
+    filter: &Filter,
+    guard: Option<&Guard>,
+    read: impl FnOnce(&Reader<'_>, &Filter) -> Vec<Record>,
+) -> Result<Vec<Record>, StoreError> {
+    let filter = narrowed(guard, filter, draft.bucket(bucket)?.key_field())?;
+    draft.charge_rows(Reader::new(draft.bucket(bucket)?, draft.now).cost(&filter))?;
+    let content = draft.bucket(bucket)?;
+    let mut found = read(&Reader::new(content, draft.now), &filter);
+    if let Some(projection) = guard.and_then(|guard| guard.projection(content.key_field())) {
+        for record in &mut found {
+            *record = projection.apply(record);
+        }
+    }
+    draft.charge_read(&found)?;
+    Ok(found)
+}

@@ -1,0 +1,139 @@
+//! The audit log of a running server: over the wire, and in its file.
+
+use std::fs;
+use std::path::Path;
+
+use noex_server::protocol::Tier;
+use noex_server::server::config::{AuditConfig, AuthConfig, RateLimitConfig, StaticToken, Storage};
+use noex_server::server::{Config, NoexServer};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::TestClient;
+
+fn known(user: &str) -> StaticToken {
+    StaticToken {
+        token: format!("tk-{user}").as_str().into(),
+        user_id: user.to_owned(),
+        roles: vec![user.to_owned()],
+        metadata: serde_json::Map::new(),
+        expires_at: None,
+    }
+}
+
+async fn start(audit: AuditConfig, change: impl FnOnce(&mut Config)) -> NoexServer {
+    let mut config = Config {
+        port: 0,
+        storage: Storage::Memory,
+        auth: Some(AuthConfig {
+            tokens: vec![known("admin"), known("writer")],
+            ..AuthConfig::default()
+        }),
+        audit: Some(audit),
+        ..Config::default()
+    };
+    change(&mut config);
+    NoexServer::start(config).await.expect("the server starts")
+}
+
+async fn logged_in(server: &NoexServer, user: &str) -> TestClient {
+    let mut client = TestClient::connect(server.local_addr().port()).await;
+    client.result("auth.login", json!({ "token": format!("tk-{user}") })).await;
+    client
+}
+
+/// The lines of the file, each of which must lead to the next.
+fn chained(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("there is a file");
+    let mut prev = "0".repeat(64);
+    let check = |line: &str| {
+        let value: Value = serde_json::from_str(line).expect("a line is JSON");
+        assert_eq!(value["prev"], prev, "{line}");
+        prev = Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        value
+    };
+    text.lines().map(check).collect()
+}
+
+#[tokio::test]
+async fn what_is_answered_is_in_the_file_and_reads_as_over_the_wire() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = || AuditConfig {
+        file: Some(path.clone()),
+        ..AuditConfig::default()
+    };
+    let server = start(audit(), |_| {}).await;
+    let mut admin = logged_in(&server, "admin").await;
+    let config = json!({ "key": "id", "schema": { "id": { "type": "string" } } });
+    admin
+        .result("store.defineBucket", json!({ "name": "orders", "config": config }))
+        .await;
+    // The server is not asked to stop: what it has answered is there.
+    let lines = chained(&path);
+    assert_eq!(lines.len(), 2);
+    let mut read = admin.result("audit.query", json!({ "all": true })).await["entries"].clone();
+    read.as_array_mut().expect("a list").reverse();
+    for (mut line, entry) in lines.into_iter().zip(read.as_array().expect("a list")) {
+        line.as_object_mut().expect("an object").remove("prev");
+        assert_eq!(line, *entry);
+    }
+    server.stop().await;
+    let before = chained(&path).len();
+    let server = start(audit(), |_| {}).await;
+    logged_in(&server, "admin").await;
+    assert_eq!(chained(&path).len(), before + 1);
+    drop(server);
+}
+
+#[tokio::test]
+async fn requests_of_batches_and_those_beyond_the_quota_are_recorded_one_by_one() {
+    let audit = AuditConfig {
+        tiers: vec![Tier::Write],
+        ..AuditConfig::default()
+    };
+    let server = start(audit, |config| {
+        config.rate_limit = Some(RateLimitConfig {
+            max_requests: 4,
+            window: std::time::Duration::from_secs(3600),
+            ..RateLimitConfig::default()
+        });
+    })
+    .await;
+    let mut writer = logged_in(&server, "writer").await;
+    let clear = |id: u32| json!({ "id": id, "type": "store.clear", "bucket": format!("b{id}") });
+    let requests: Vec<Value> = (1..=5).map(clear).collect();
+    let answers = writer.result("batch", json!({ "requests": requests })).await;
+    assert_eq!(answers[4]["code"], "RATE_LIMITED", "{answers}");
+    let mut admin = logged_in(&server, "admin").await;
+    let entries = admin.result("audit.query", json!({})).await["entries"].clone();
+    let each = |member: &str| {
+        entries
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|entry| entry[member].clone())
+            .collect::<Vec<_>>()
+    };
+    // In the order in which their outcome was known: that of the last was before the store had heard of the others.
+    assert_eq!(each("resource"), ["b4", "b3", "b2", "b1", "b5"]);
+    assert_eq!(each("code")[3..], ["BUCKET_NOT_DEFINED", "RATE_LIMITED"]);
+    assert_eq!(each("userId"), ["writer"; 5]);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_keeps_the_server_from_starting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config {
+        port: 0,
+        storage: Storage::Memory,
+        audit: Some(AuditConfig {
+            file: Some(folder.path().join("nowhere").join("audit.jsonl")),
+            ..AuditConfig::default()
+        }),
+        ..Config::default()
+    };
+    let error = NoexServer::start(config).await.expect_err("it does not start");
+    assert!(error.to_string().contains("audit.jsonl"), "{error}");
+    assert_eq!(error.exit_status(), 3);
+}
