@@ -70,7 +70,7 @@ impl Desk {
         let started = Identity::start(&config, &store, &Arc::<Presence>::default(), clock_of).await;
         let identity = started.expect("it starts").expect("there are users of our own");
         Self {
-            authority: IdentityAuthority::new(Arc::clone(&identity), true, Vec::new()),
+            authority: IdentityAuthority::new(Arc::clone(&identity)),
             identity,
             store,
             config,
