@@ -66,12 +66,12 @@ fn entry(operation: Operation) -> Entry {
     match operation {
         O::StoreInsert => Entry::new(orders(json!({ "data": foreign() })), EXISTS, Who::Writers, EXISTS),
         O::StoreInsertMany => Entry::new(orders(json!({ "data": [foreign()] })), EXISTS, Who::Writers, EXISTS),
-        // A record of somebody else is not there for them, which those who see it are told by its version.
+        // A record of somebody else is not there for them: its version is 0.
         O::StoreUpdate => Entry::new(
             orders(json!({ "key": "o-bob", "data": { "item": "x" }, "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            NOT_FOUND,
+            "CONFLICT",
         ),
         O::StoreUpdateMany => Entry::new(
             orders(json!({ "filter": { "id": "nobody's" }, "data": { "item": "x" } })),
@@ -83,13 +83,13 @@ fn entry(operation: Operation) -> Entry {
             orders(json!({ "data": foreign(), "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            EXISTS,
+            "CONFLICT",
         ),
         O::StoreDelete => Entry::new(
             orders(json!({ "key": "o-bob", "expectVersion": 99 })),
             "CONFLICT",
             Who::Writers,
-            RESULT,
+            "CONFLICT",
         ),
         O::StoreDeleteMany => Entry::new(orders(json!({ "filter": { "id": "nobody's" } })), RESULT, Who::Writers, RESULT),
         O::StoreClear => Entry::new(json!({ "bucket": "cellar" }), RESULT, Who::Writers, FORBIDDEN),
@@ -133,8 +133,7 @@ fn entry(operation: Operation) -> Entry {
         // Last in its table, in effect: asked on a connection of its own.
         O::AuthLogout => Entry::new(json!({}), RESULT, Who::Everybody, RESULT),
         O::AuthWhoami => Entry::new(json!({}), RESULT, Who::Everybody, RESULT),
-        O::IdentityLogin => Entry::new(json!({}), INVALID, Who::Everybody, INVALID),
-        O::IdentityLoginWithSecret => Entry::new(json!({ "secret": "" }), INVALID, Who::Everybody, INVALID),
+        O::IdentityLogin | O::IdentityLoginWithSecret => Entry::new(json!({}), INVALID, Who::Everybody, INVALID),
         O::IdentityLogout | O::IdentityWhoami | O::IdentityRefreshSession | O::IdentityMyAccess => {
             Entry::new(json!({}), RESULT, Who::Users, RESULT)
         }
@@ -167,7 +166,6 @@ fn entry(operation: Operation) -> Entry {
             json!({ "subjectType": "user", "subjectId": "no-such", "resourceType": "bucket", "resourceName": "orders" }),
             NOT_FOUND,
         ),
-        // Whoever may read something may see who else may.
         O::IdentityGetAcl | O::IdentityGetOwner => Entry::new(
             json!({ "resourceType": "bucket", "resourceName": "vault" }),
             RESULT,
@@ -223,7 +221,7 @@ impl Caller {
 }
 
 /// What no stranger and no user of own rows may ever be sent: parts of other records, and other buckets.
-const HIDDEN: [&str; 5] = ["hidden", "o-bob", "vault", "cellar", "secret"];
+const HIDDEN: [&str; 6] = ["hidden", "o-bob", "vault", "cellar", "wage", "\"actual\":1"];
 
 fn own_rows_rule() -> Value {
     json!({ "allow": "store.*", "buckets": ["orders"], "where": { "owner": "ida" }, "fields": ["owner", "item", "n"] })
@@ -231,7 +229,7 @@ fn own_rows_rule() -> Value {
 
 fn with_data(auth: Value) -> Value {
     let text = json!({ "type": "string" });
-    let orders = json!({ "id": text, "owner": text, "item": text, "secret": text, "n": { "type": "number" } });
+    let orders = json!({ "id": text, "owner": text, "item": text, "wage": text, "n": { "type": "number" } });
     json!({
         "durability": "memory",
         "audit": {},
@@ -247,7 +245,7 @@ fn with_data(auth: Value) -> Value {
 
 async fn fill(admin: &mut TestClient) {
     for (id, owner, item) in [("o-ida", "ida", "own"), ("o-bob", "bob", "hidden-item")] {
-        let record = json!({ "id": id, "owner": owner, "item": item, "secret": "hidden-secret", "n": 7 });
+        let record = json!({ "id": id, "owner": owner, "item": item, "wage": "hidden-wage", "n": 7 });
         admin.result("store.insert", json!({ "bucket": "orders", "data": record })).await;
     }
     let record = json!({ "id": "v", "code": "hidden-code" });

@@ -229,12 +229,10 @@ impl Model {
 fn marks(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
     for (at, _) in text.match_indices("mark") {
-        let rest = &text[at..];
-        if let Some(end) = rest
-            .find('k')
-            .and_then(|first| rest[first + 1..].find('k').map(|second| first + 1 + second))
-        {
-            found.insert(&rest[..=end]);
+        let digits = text[at + 4..].bytes().take_while(u8::is_ascii_digit).count();
+        let end = at + 4 + digits;
+        if digits > 0 && text[end..].starts_with('k') {
+            found.insert(&text[at..=end]);
         }
     }
     found
@@ -486,7 +484,7 @@ async fn start(users: &[User]) -> NoexServer {
         "all": { "bucket": "items" },
         "by-level": { "bucket": "items", "sort": { "level": "desc" }, "limit": 3 },
         "owned": { "bucket": "items", "filter": { "owner": "{{ params.owner }}" } },
-        "levels": { "bucket": "items", "aggregate": { "function": "count" }, "groupBy": "level" },
+        "levels": { "bucket": "items", "aggregate": { "function": "count", "groupBy": "level" } },
     });
     let config = Config {
         port: 0,
