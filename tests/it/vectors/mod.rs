@@ -97,6 +97,7 @@ families! {
         auth_tokens = "auth-tokens",
         identity_acl_ownership = "identity-acl-ownership",
         identity_attacks = "identity-attacks",
+        identity_guard_rails = "identity-guard-rails",
         identity_roles = "identity-roles",
         identity_sessions = "identity-sessions",
         identity_users = "identity-users",
