@@ -119,11 +119,6 @@ impl Access {
         self.login.as_ref().map(|login| &login.principal)
     }
 
-    /// What they may do.
-    pub(crate) fn rights(&self) -> &Arc<dyn Rights> {
-        &self.rights
-    }
-
     /// Whether nobody has logged in and the time for that is over.
     pub(crate) fn is_overdue(&self, now_ms: u64) -> bool {
         self.login.is_none() && self.log_in_by.is_some_and(|end| end <= now_ms)

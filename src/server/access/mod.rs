@@ -32,6 +32,8 @@ pub(crate) use self::authority::{Authority, Standing, Work};
 pub(crate) use self::connection::{Access, Change, Followed};
 pub(crate) use self::deadlines::Deadlines;
 pub(crate) use self::open::Open;
+#[cfg(test)]
+pub(crate) use self::permissions::Permissions;
 pub(crate) use self::permissions::{Allowance, Grant, best};
 pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};

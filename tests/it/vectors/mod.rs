@@ -98,6 +98,7 @@ families! {
         identity_access = "identity-access",
         identity_acl_ownership = "identity-acl-ownership",
         identity_attacks = "identity-attacks",
+        identity_guard_rails = "identity-guard-rails",
         identity_roles = "identity-roles",
         identity_sessions = "identity-sessions",
         identity_users = "identity-users",
