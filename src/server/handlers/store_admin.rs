@@ -111,6 +111,9 @@ pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     // Patterns are compiled here, and that may take a while.
     let parsed = in_place(|| BucketDefinition::parse(&config));
     let definition = parsed.map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
+    for reference in definition.references() {
+        deny_reserved(reference.target.as_str())?;
+    }
     let success = call.encoder().named(name.as_str(), "created");
     let resource = Resource::new(ResourceKind::Bucket, name.as_str());
     let definition = Arc::new(definition);
@@ -122,6 +125,11 @@ pub(super) fn update_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let name = fields::text(call.fields, "name")?;
     let updates = fields::object(call.fields, "updates")?;
     let name = client_bucket(&name)?;
+    let added = updates.get("addFields").and_then(serde_json::Value::as_object);
+    // A reference would tell what keys there are, and keep records from being removed.
+    for bucket in added.into_iter().flatten().filter_map(|(_, field)| field.get("ref")?.as_str()) {
+        deny_reserved(bucket)?;
+    }
     let success = Success::Prepared(call.encoder().named(name.as_str(), "updated"));
     call.submit(Operation::UpdateBucket { name, updates }, success)
 }

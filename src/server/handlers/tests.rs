@@ -256,6 +256,22 @@ async fn no_operation_reaches_a_name_with_a_leading_underscore() {
 }
 
 #[tokio::test]
+async fn no_field_refers_to_a_system_bucket() {
+    let mut client = client().await;
+    client.define("t").await;
+    let message = "Cannot access system bucket \"_users\" directly";
+    let field = json!({ "type": "string", "ref": "_users" });
+    let config = json!({ "key": "id", "schema": { "id": { "type": "string" }, "by": field } });
+    client
+        .check_refused("defineBucket", json!({ "name": "probe", "config": config }), "FORBIDDEN", message)
+        .await;
+    let updates = json!({ "addFields": { "by": field } });
+    client
+        .check_refused("updateBucket", json!({ "name": "t", "updates": updates }), "FORBIDDEN", message)
+        .await;
+}
+
+#[tokio::test]
 async fn system_buckets_show_in_no_list_and_no_statistic() {
     let context = Arc::new(context().await);
     let mut client = Client::new(&context);

@@ -17,18 +17,11 @@ use crate::store::StoreError;
 /// Users of our own.
 pub(crate) struct IdentityAuthority {
     identity: Arc<Identity>,
-    requires_login: bool,
-    /// What whoever is not logged in counts as holding, where logins are not required.
-    anonymous_roles: Vec<String>,
 }
 
 impl IdentityAuthority {
-    pub(crate) fn new(identity: Arc<Identity>, requires_login: bool, anonymous_roles: Vec<String>) -> Self {
-        Self {
-            identity,
-            requires_login,
-            anonymous_roles,
-        }
+    pub(crate) fn new(identity: Arc<Identity>) -> Self {
+        Self { identity }
     }
 
     /// Ends all sessions of users, for the embedding program. Gives the number of connections that are closed by it.
@@ -59,7 +52,7 @@ impl IdentityAuthority {
 
 impl Authority for IdentityAuthority {
     fn requires_login(&self) -> bool {
-        self.requires_login
+        true
     }
 
     fn version(&self) -> u64 {
@@ -70,7 +63,7 @@ impl Authority for IdentityAuthority {
         let directory = Arc::clone(&self.identity.shared.directory);
         let rights = match principal {
             Some(principal) => UserRights::of(&directory.load(), &principal.user_id),
-            None => UserRights::of_nobody(&directory.load(), &self.anonymous_roles),
+            None => UserRights::of_nobody(),
         };
         Arc::new(IdentityRights {
             directory,

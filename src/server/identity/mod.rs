@@ -69,8 +69,7 @@ pub(crate) async fn start(config: &AuthConfig, store: &Store, presence: &Arc<Pre
     let Some(identity) = Identity::start(config, store, presence, clock).await? else {
         return Ok(None);
     };
-    let anonymous_roles = config.anonymous_roles.clone();
-    Ok(Some(IdentityAuthority::new(identity, config.required, anonymous_roles)))
+    Ok(Some(IdentityAuthority::new(identity)))
 }
 
 impl Identity {

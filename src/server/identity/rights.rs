@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::directory::{Directory, Resource, ResourceKind, Role, Subject};
 use super::names::SUPERADMIN;
 use crate::protocol::{Operation, Tier, Touches};
-use crate::server::access::{Allowance, Asked, Grant, Principal, Rights, Scope, Target, best};
+use crate::server::access::{Allowance, Asked, Grant, Rights, Scope, Target, best};
 
 /// What can be asked of events and facts.
 const TOPIC_OPERATIONS: [&str; 15] = [
@@ -46,6 +46,7 @@ pub(crate) struct UserRights {
     subjects: Vec<Subject>,
     /// What their roles allow them.
     allowances: Vec<Allowance>,
+    /// The same, whoever holds them.
     grants: Vec<Arc<Grant>>,
 }
 
@@ -57,28 +58,24 @@ impl UserRights {
         let mut subjects = vec![Subject::User(Arc::clone(&user))];
         subjects.extend(roles.iter().map(|role| Subject::Role(Arc::clone(&role.id))));
         let principal = directory.principal(&user, None);
+        let grants: Vec<_> = roles.iter().flat_map(|role| &role.grants).cloned().collect();
         Self {
             is_superadmin: directory.holds_named(&user, SUPERADMIN),
-            ..Self::by_roles(user, subjects, &roles, &principal)
+            user,
+            subjects,
+            allowances: grants.iter().filter_map(|grant| grant.for_principal(&principal)).collect(),
+            grants,
         }
     }
 
-    /// What whoever is not logged in may do, who counts as holding roles.
-    pub(crate) fn of_nobody(directory: &Directory, roles: &[String]) -> Self {
-        let roles: Vec<_> = roles.iter().filter_map(|name| directory.role_named(name)).collect();
-        let subjects = roles.iter().map(|role| Subject::Role(Arc::clone(&role.id))).collect();
-        let principal = Principal::new("", roles.iter().map(|role| role.name.to_string()));
-        Self::by_roles("".into(), subjects, &roles, &principal)
-    }
-
-    fn by_roles(user: Arc<str>, subjects: Vec<Subject>, roles: &[&Arc<Role>], principal: &Principal) -> Self {
-        let grants: Vec<_> = roles.iter().flat_map(|role| &role.grants).cloned().collect();
+    /// What whoever is not logged in may do: nothing.
+    pub(crate) fn of_nobody() -> Self {
         Self {
-            user,
+            user: "".into(),
             is_superadmin: false,
-            subjects,
-            allowances: grants.iter().filter_map(|grant| grant.for_principal(principal)).collect(),
-            grants,
+            subjects: Vec::new(),
+            allowances: Vec::new(),
+            grants: Vec::new(),
         }
     }
 

@@ -10,12 +10,11 @@ use crate::protocol::Number;
 use crate::server::handlers::answer::{Completion, Effect, Handled};
 use crate::server::handlers::auth::{self, encoded};
 use crate::server::handlers::failure::Failure;
-use crate::server::handlers::fields;
 use crate::server::identity::{Issued, VIRTUAL_SUPERADMIN, check_length};
 
 /// `identity.login`.
 pub(in crate::server::handlers) fn login(asking: &Asking<'_, '_>) -> Result<Handled, Failure> {
-    let name = fields::text(asking.call.fields, "username")?.into_owned();
+    let name = input::text(asking.call.fields, "username")?;
     let password = input::secret(asking.call.fields, "password")?;
     check_length(password.expose())?;
     let (identity, id, arrival) = (Arc::clone(asking.identity), asking.call.id, asking.arrival());
