@@ -116,6 +116,18 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     Token(TokenArgs),
+    AuditVerify(AuditVerifyArgs),
+}
+
+/// Look whether the file of an audit log is as it was written
+///
+/// Follows the digests from line to line, through the files that were put aside. Prints how many lines there are and the
+/// digest of the last: kept elsewhere, it shows later whether the end was cut off.
+#[derive(Debug, clap::Args)]
+pub(super) struct AuditVerifyArgs {
+    /// The file of the configuration's audit.file
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
 }
 
 /// Flags of other versions and servers, taken so that they can be answered with what to use instead.

@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser};
 
 use super::args::{Args, Command};
 use super::{logging, serve, token};
+use crate::server::{NoexServer, Verified, verify_audit_log};
 
 /// A fault at run time that the server cannot survive.
 pub(super) const FAULT: u8 = 1;
@@ -31,11 +32,20 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
     if let Some(shell) = args.completions {
         return print(&completions(shell));
     }
-    if let Some(Command::Token(order)) = &args.command {
-        return match token::make(order, variables) {
-            Ok(token) => print(format!("{}\n", token.expose()).as_bytes()),
-            Err(problem) => complain(&problem, BAD_CONFIGURATION),
-        };
+    match &args.command {
+        None => {}
+        Some(Command::Token(order)) => {
+            return match token::make(order, variables) {
+                Ok(token) => print(format!("{}\n", token.expose()).as_bytes()),
+                Err(problem) => complain(&problem, BAD_CONFIGURATION),
+            };
+        }
+        Some(Command::AuditVerify(order)) => {
+            return match verify_audit_log(&order.file) {
+                Ok(verified) => print(describe(&verified).as_bytes()),
+                Err(problem) => complain(&problem, FAULT),
+            };
+        }
     }
     let read = || args.sources(variables.clone()).resolve();
     let resolved = match read() {
@@ -49,9 +59,25 @@ fn run_with(args: &Args, variables: impl IntoIterator<Item = (OsString, OsString
         tracing::warn!("{warning}");
     }
     if args.check {
-        return print(b"The configuration is fine.\n");
+        return match NoexServer::check(&resolved.config) {
+            Ok(()) => print(b"The configuration is fine.\n"),
+            Err(error) => complain(&error, error.exit_status()),
+        };
     }
     ExitCode::from(serve::serve(resolved, read))
+}
+
+/// What is said of an audit log that is sound.
+fn describe(log: &Verified) -> String {
+    let Verified { files, lines, head, .. } = log;
+    let beginning = if log.is_whole {
+        ""
+    } else {
+        "It begins behind files that were removed.\n"
+    };
+    let end = if log.is_torn { "Its last line is not complete.\n" } else { "" };
+    let files = files.len();
+    format!("The audit log is as it was written. Lines: {lines}, files: {files}.\n{beginning}{end}Last line: {head}\n")
 }
 
 fn completions(shell: clap_complete::Shell) -> Vec<u8> {
@@ -85,7 +111,7 @@ mod tests {
     fn every_shell_gets_a_script_that_knows_the_flags() {
         for shell in [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::PowerShell, Shell::Zsh] {
             let script = String::from_utf8(completions(shell)).unwrap();
-            for flag in ["data-dir", "durability", "completions"] {
+            for flag in ["data-dir", "durability", "audit", "admin-secret", "completions"] {
                 assert!(script.contains(flag), "{shell}: {flag}");
             }
         }

@@ -48,6 +48,7 @@ use ractor::ActorCell;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 pub use access::KeyFault;
+pub use audit::{Verified, VerifyError, verify as verify_audit_log};
 pub use authority::RevocationFilter;
 pub use config::Config;
 pub use error::StartError;
@@ -98,6 +99,16 @@ enum StoreOwner {
 }
 
 impl NoexServer {
+    /// Checks what can be checked without starting: every value of the configuration, and the files with keys that it
+    /// names.
+    ///
+    /// # Errors
+    /// Where the server would not start with it.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.check()?;
+        Ok(config.auth.as_ref().map_or(Ok(()), access::check_keys)?)
+    }
+
     /// Opens the store of the configuration, defines the configured buckets and queries, and listens.
     ///
     /// # Errors

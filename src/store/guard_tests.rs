@@ -720,3 +720,42 @@ fn a_unique_value_that_is_taken_is_not_repeated() {
     assert_eq!(refused.code(), ErrorCode::AlreadyExists);
     assert!(!format!("{refused} {:?}", refused.details()).contains("s3cret"), "{refused}");
 }
+
+#[tokio::test]
+async fn what_was_answered_within_a_guard_is_not_told_within_another() {
+    use super::{RequestKey, Store};
+
+    let store = Store::builder().in_memory().open().await.unwrap();
+    let config = json!({ "key": "id", "schema": { "id": { "type": "string" } } });
+    store
+        .define_bucket("t", BucketDefinition::from_value(&config).unwrap())
+        .await
+        .unwrap();
+    let wide = guard(json!({}), None);
+    let narrow = guard(json!({}), Some(&["n"]));
+    let step = |bound: Option<&Arc<Guard>>| Operation::Transaction {
+        steps: vec![Step {
+            bucket: "t".into(),
+            action: Action::Insert {
+                record: record(&object(&json!({ "id": "b", "n": 1 }))),
+            },
+            guard: bound.cloned(),
+        }],
+    };
+    let insert = || Doing::Insert(object(&json!({ "id": "a", "n": 1 }))).operation();
+    let once = async |key: &str, operation: Operation| store.submit_once(operation, RequestKey::new(key, 1).unwrap()).unwrap().await;
+    for (key, operations) in [
+        (
+            "single",
+            [insert(), insert().within(Arc::clone(&wide)), insert().within(Arc::clone(&narrow))],
+        ),
+        ("steps", [step(Some(&wide)), step(None), step(Some(&narrow))]),
+    ] {
+        let [first, second, third] = operations;
+        let answer = once(key, first.clone()).await.unwrap();
+        assert_eq!(once(key, first).await, Ok(answer));
+        for other in [second, third] {
+            assert_eq!(once(key, other).await, Err(StoreError::RequestKeyReused(key.to_owned())));
+        }
+    }
+}

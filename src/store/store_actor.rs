@@ -29,7 +29,7 @@ use super::state::{Change, Effects, RequestKey, State, Timestamp, apply};
 use super::subscription::{Fed, Watched};
 use super::views::{Blueprint, Built, Sink, Views};
 use super::visible::Visible;
-use crate::protocol::{Cursor, Number, SubscriptionId};
+use crate::protocol::{BucketName, Cursor, Number, SubscriptionId};
 
 /// A view that looks at more rows than this is evaluated away from the actor.
 const INLINE_ROWS_MAX: usize = 2_000;
@@ -354,7 +354,9 @@ impl StoreState {
             let followed: Vec<_> = changes.iter().filter(|change| !is_looked_at_anew(change)).cloned().collect();
             self.views.follow(&followed, state);
         }
-        for name in replaced.into_iter().filter(|name| state.bucket_id(name.as_str()).is_some()) {
+        let is_dropped = |name: &&BucketName| effects.dropped.iter().any(|(dropped, _)| dropped == *name);
+        let replaced = replaced.into_iter().filter(|name| !is_dropped(name));
+        for name in replaced.filter(|name| state.bucket_id(name.as_str()).is_some()) {
             self.views.reset(name, state);
         }
         for (name, _) in &effects.dropped {

@@ -87,6 +87,38 @@ async fn what_is_answered_is_in_the_file_and_reads_as_over_the_wire() {
 }
 
 #[tokio::test]
+async fn the_program_tells_whether_a_log_is_as_it_was_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = AuditConfig {
+        file: Some(path.clone()),
+        ..AuditConfig::default()
+    };
+    let server = start(audit, |_| {}).await;
+    for _ in 0..3 {
+        logged_in(&server, "admin").await;
+    }
+    server.stop().await;
+    let verify = || {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_noex-server"));
+        let output = program.arg("audit-verify").arg(&path).output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, out, _) = verify();
+    assert_eq!(status, Some(0));
+    assert!(
+        out.starts_with("The audit log is as it was written. Lines: 3, files: 1.\nLast line: "),
+        "{out}"
+    );
+    let changed = fs::read_to_string(&path).expect("a log").replacen("admin", "nobody", 1);
+    fs::write(&path, changed).expect("it is written");
+    let (status, _, complaint) = verify();
+    assert_eq!(status, Some(1));
+    assert!(complaint.contains("line 2: does not follow from the line before it"), "{complaint}");
+}
+
+#[tokio::test]
 async fn requests_of_batches_and_those_beyond_the_quota_are_recorded_one_by_one() {
     let audit = AuditConfig {
         tiers: vec![Tier::Write],

@@ -58,6 +58,9 @@ async fn help_names_every_flag() {
         "--no-error-details",
         "--allowed-origins",
         "--max-connections-per-ip",
+        "--auth",
+        "--admin-secret",
+        "--audit",
         "--log-format",
         "--log-level",
         "--check",
@@ -295,4 +298,70 @@ async fn has_mail(server: &TestServer) -> bool {
     let mut client = server.connect().await;
     let described = client.result("store.getBucketSchema", json!({ "name": "people" })).await;
     described["config"]["schema"].get("mail").is_some()
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+#[tokio::test]
+async fn a_secret_in_a_flag_is_warned_about_and_one_in_the_environment_is_not_and_neither_is_shown() {
+    let by_flag = run(&["--check", "--auth", "--admin-secret", SECRET]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = noex_server(folder.path());
+    command.args(["--check", "--auth"]).env("NOEX_ADMIN_SECRET", SECRET);
+    let by_variable = output_of(command).await;
+    for (output, warns) in [(by_flag, true), (by_variable, false)] {
+        let log = said(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{log}");
+        assert_eq!(log.contains("--admin-secret"), warns, "{log}");
+        assert!(!log.contains(SECRET), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_secret_is_refused_without_being_shown() {
+    for arguments in [
+        &["--auth", "--admin-secret", "open-sesame"][..],
+        &["--check", "--auth", "--admin-secret=open-sesame"],
+        &["--admin-secret", SECRET],
+    ] {
+        let output = run(arguments).await;
+        assert_eq!(output.status.code(), BAD_USAGE);
+        let log = said(&output.stderr);
+        assert!(
+            log.contains("--admin-secret: ") && !log.contains("open-sesame") && !log.contains(SECRET),
+            "{log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_check_reads_the_files_with_keys() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let jwt = json!({ "algorithms": ["ES256"], "publicKeyFile": "key.pem" });
+    std::fs::write(folder.path().join("noex.json"), json!({ "auth": { "jwt": jwt } }).to_string()).expect("a file");
+    for (key, says) in [(None, "key.pem"), (Some("no key"), "auth.jwt.publicKeyFile")] {
+        if let Some(key) = key {
+            std::fs::write(folder.path().join("key.pem"), key).expect("a file");
+        }
+        let mut command = noex_server(folder.path());
+        command.args(["--check", "--config", "noex.json"]);
+        let output = output_of(command).await;
+        assert_eq!(output.status.code(), BAD_USAGE);
+        assert!(said(&output.stderr).contains(says), "{}", said(&output.stderr));
+    }
+}
+
+#[tokio::test]
+async fn by_flags_alone_the_server_keeps_users_and_records_what_they_do() {
+    let site = Site::new(json!({}));
+    let mut command = site.command();
+    command.args(["--auth", "--audit"]).env("NOEX_ADMIN_SECRET", SECRET);
+    let server = TestServer::launch_command(command, &site).await.expect("it listens");
+    let mut client = server.connect().await;
+    client.result("identity.loginWithSecret", json!({ "secret": SECRET })).await;
+    let recorded = client
+        .result("audit.query", json!({ "operation": "identity.loginWithSecret" }))
+        .await;
+    assert_eq!(recorded["entries"][0]["result"], "success", "{recorded}");
+    assert!(!recorded.to_string().contains(SECRET) && !server.stderr().contains(SECRET));
 }

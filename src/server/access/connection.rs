@@ -1,12 +1,14 @@
 //! Who is logged in on one connection, and what they may do there.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::authority::{Authority, Standing};
+use super::asking::{Allowed, Asking, Next, QUESTIONS_MAX, Question};
+use super::authority::{Authority, Standing, Work};
 use super::deadlines::Deadlines;
 use super::presence::Place;
 use super::principal::{Login, Principal};
@@ -45,6 +47,8 @@ pub(crate) struct Access {
     expiry_is_news: bool,
     /// Until when somebody has to be logged in, in milliseconds since 1970.
     log_in_by: Option<u64>,
+    /// What the embedding program says of the request that is being carried out.
+    asking: Asking,
 }
 
 impl Access {
@@ -71,6 +75,7 @@ impl Access {
             seen,
             expiry_is_news: false,
             log_in_by,
+            asking: Asking::default(),
         };
         access.set_deadline();
         access
@@ -112,11 +117,6 @@ impl Access {
     /// Who is logged in.
     pub(crate) fn principal(&self) -> Option<&Arc<Principal>> {
         self.login.as_ref().map(|login| &login.principal)
-    }
-
-    /// What they may do.
-    pub(crate) fn rights(&self) -> &Arc<dyn Rights> {
-        &self.rights
     }
 
     /// Whether nobody has logged in and the time for that is over.
@@ -219,6 +219,114 @@ impl Access {
         self.seen = version;
     }
 
+    /// What has to be over before a request can be judged: the embedding program is asked about it. To be asked before
+    /// [`Access::admit`], and again for the same request when that is over.
+    ///
+    /// # Errors
+    /// What the client is told where the program cannot be asked.
+    pub(crate) fn ask_first(&mut self, request: &Request<'_>, state: &State) -> Result<Option<Work<()>>, Failure> {
+        let (Some(check), Some(login)) = (self.rights.check(), &self.login) else {
+            self.asking = Asking::Nobody;
+            return Ok(None);
+        };
+        let questions = if is_free(request) {
+            Vec::new()
+        } else {
+            self.questions(request, state)
+        };
+        if questions.is_empty() {
+            self.asking = Asking::Nobody;
+            return Ok(None);
+        }
+        if questions.len() > QUESTIONS_MAX {
+            return Err(Failure::validation(format!(
+                "The transaction does more than {QUESTIONS_MAX} different things to buckets"
+            )));
+        }
+        match self.asking.take_up(questions, &login.principal, check) {
+            Next::Judge => Ok(None),
+            Next::Wait(work) => Ok(Some(work)),
+            Next::Fail => Err(Failure::internal()),
+        }
+    }
+
+    /// What the embedding program is to be asked about a request. It is not asked about what the tier forbids.
+    fn questions(&self, request: &Request<'_>, state: &State) -> Vec<Question> {
+        let asked = Asked {
+            name: request.name(),
+            operation: request.operation(),
+        };
+        let fields = request.fields();
+        let question = |target: &Target<'_>| match self.rights.judge_tier(asked) {
+            Ok(()) => vec![Question::new(asked.name, target)],
+            Err(_) => Vec::new(),
+        };
+        let Some(operation) = request.operation() else {
+            let name = AbsentName::read(request.name(), fields);
+            return question(&absent_target(request.name(), &name));
+        };
+        match operation.touches() {
+            Touches::Session | Touches::Own => Vec::new(),
+            Touches::Visible => question(&Target::Server),
+            Touches::Steps => self.questions_about_steps(fields),
+            Touches::Bucket
+            | Touches::NamedBucket
+            | Touches::Query
+            | Touches::QueryOrBucket
+            | Touches::NamedQuery
+            | Touches::NewQuery
+            | Touches::Server
+            | Touches::Identity => question(&Named::read(operation, fields).target(state)),
+        }
+    }
+
+    fn questions_about_steps(&self, fields: &Fields<'_>) -> Vec<Question> {
+        if self.rights.judge_transaction(false).is_err() {
+            return Vec::new();
+        }
+        let steps = read_steps(fields);
+        let allowed = steps
+            .iter()
+            .filter(|(operation, _)| self.rights.judge_tier((*operation).into()).is_ok());
+        let questions: HashSet<_> = allowed
+            .map(|(operation, bucket)| Question::new(operation.name(), &Target::Bucket(bucket)))
+            .collect();
+        questions.into_iter().collect()
+    }
+
+    /// What the embedding program says, and where it says nothing, what the rights do.
+    fn judge<T>(
+        &self,
+        asked: Asked<'_>,
+        target: &Target<'_>,
+        everything: T,
+        otherwise: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
+        match self.asking.verdict(asked.name, target) {
+            None => otherwise(),
+            Some(true) => self.rights.judge_tier(asked).map(|()| everything),
+            Some(false) => Err(format!("No permission for {} on {target}", asked.name)),
+        }
+    }
+
+    fn judge_target(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, Failure> {
+        self.told(self.judge(asked, target, Scope::Everything, || self.rights.judge(asked, target)))
+    }
+
+    /// That the embedding program has allowed the request that is being carried out, where it has.
+    pub(crate) fn allowed_by_program(&self) -> Option<Allowed> {
+        let principal = self.principal().filter(|_| self.asking.has_allowed())?;
+        Some(Allowed {
+            principal: Arc::clone(principal),
+            version: self.seen,
+        })
+    }
+
+    /// Whether what the embedding program has allowed once goes on.
+    pub(crate) fn is_still_allowed(&self, allowed: &Allowed) -> bool {
+        self.principal().is_some_and(|principal| allowed.holds(principal, self.seen))
+    }
+
     /// Whether a request may be carried out, as far as its envelope and its target tell, and with how much of the
     /// target. To be asked after [`Access::refresh`].
     ///
@@ -236,11 +344,14 @@ impl Access {
         let fields = request.fields();
         let Some(operation) = request.operation() else {
             let name = AbsentName::read(request.name(), fields);
-            return self.told(self.rights.judge(asked, &absent_target(request.name(), &name)));
+            return self.judge_target(asked, &absent_target(request.name(), &name));
         };
         match operation.touches() {
             Touches::Session | Touches::Own => Ok(Scope::Everything),
-            Touches::Visible => self.told(self.rights.judge_visible(asked).map(|()| Scope::Everything)),
+            Touches::Visible => {
+                let judged = self.judge(asked, &Target::Server, (), || self.rights.judge_visible(asked));
+                self.told(judged.map(|()| Scope::Everything))
+            }
             Touches::Steps => self.admit_steps(fields),
             Touches::Bucket
             | Touches::NamedBucket
@@ -249,7 +360,7 @@ impl Access {
             | Touches::NamedQuery
             | Touches::NewQuery
             | Touches::Server
-            | Touches::Identity => self.told(self.rights.judge(asked, &Named::read(operation, fields).target(state))),
+            | Touches::Identity => self.judge_target(asked, &Named::read(operation, fields).target(state)),
         }
     }
 
@@ -267,6 +378,9 @@ impl Access {
     /// Whether queries that are functions of the embedding program, which may look at anything, are to be shown.
     pub(crate) fn shows_functions(&self, operation: Operation) -> bool {
         let anything = Target::Query { name: "*", bucket: None };
+        if self.asking.verdict(operation.name(), &Target::Server) == Some(true) {
+            return true;
+        }
         self.rights.judge(operation.into(), &anything) == Ok(Scope::Everything)
     }
 
@@ -275,11 +389,19 @@ impl Access {
     /// # Errors
     /// What the client is told.
     pub(crate) fn admit_step(&self, operation: Operation, bucket: &str) -> Result<Scope, Failure> {
-        self.told(self.rights.judge_step(operation, bucket))
+        let target = Target::Bucket(bucket);
+        let judged = self.judge(operation.into(), &target, Scope::Everything, || {
+            self.rights.judge_step(operation, bucket)
+        });
+        self.told(judged)
     }
 
     /// Whether a bucket is to be shown by an operation that shows what the caller may see, and whether all of it is.
     pub(crate) fn shows(&self, operation: Operation, bucket: &str) -> Option<Scope> {
+        // What the program has allowed as a whole.
+        if self.asking.verdict(operation.name(), &Target::Server) == Some(true) {
+            return Some(Scope::Everything);
+        }
         self.rights.judge(operation.into(), &Target::Bucket(bucket)).ok()
     }
 

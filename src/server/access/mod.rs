@@ -7,6 +7,7 @@
 //!
 //! Rights are asked about a [`Target`]: what a request really touches, read from the one field that its operation uses.
 
+mod asking;
 mod authority;
 mod connection;
 #[cfg(test)]
@@ -21,18 +22,21 @@ mod secret;
 mod target;
 pub(crate) mod tokens;
 
-pub use self::permissions::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
+pub use self::permissions::{DefaultPermission, PermissionCheck, PermissionRule, PermissionsConfig};
 pub use self::principal::Principal;
 pub use self::secret::Secret;
 pub use self::tokens::KeyFault;
 
+pub(crate) use self::asking::Allowed;
 pub(crate) use self::authority::{Authority, Standing, Work};
-pub(crate) use self::connection::{Access, Change, Followed, step_operation};
+pub(crate) use self::connection::{Access, Change, Followed};
 pub(crate) use self::deadlines::Deadlines;
 pub(crate) use self::open::Open;
-pub(crate) use self::permissions::{Allowance, Grant, GrantFault, best};
+#[cfg(test)]
+pub(crate) use self::permissions::Permissions;
+pub(crate) use self::permissions::{Allowance, Grant, best};
 pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};
 pub(crate) use self::target::{Judged, Target, query_target};
-pub(crate) use self::tokens::{Revocations, TokenAuthority};
+pub(crate) use self::tokens::{Revocations, TokenAuthority, check_keys};

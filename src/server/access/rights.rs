@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::permissions::PermissionCheck;
 use super::target::Target;
 use crate::protocol::{Operation, Tier, tier_of_absent};
 use crate::store::Guard;
@@ -65,6 +66,19 @@ pub(crate) trait Rights: Send + Sync {
     /// # Errors
     /// What to tell whoever may not; nothing about the target that they did not say themselves.
     fn judge(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, String>;
+
+    /// Whether the tier of an operation is reached, which nothing can make up for.
+    ///
+    /// # Errors
+    /// What to tell whoever may not.
+    fn judge_tier(&self, _asked: Asked<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// A function of the embedding program that is asked first.
+    fn check(&self) -> Option<&PermissionCheck> {
+        None
+    }
 
     /// Whether an operation may be done with any bucket at all, for operations that show what the caller may see of
     /// all buckets. Which ones, `judge` tells for each.

@@ -33,10 +33,10 @@ pub(super) struct FileError {
 
 /// The digest of a line, as the next one says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Link([u8; 32]);
+pub(super) struct Link([u8; 32]);
 
 impl Link {
-    fn to(line: &[u8]) -> Self {
+    pub(super) fn to(line: &[u8]) -> Self {
         Self(Sha256::digest(line).into())
     }
 }
@@ -271,14 +271,14 @@ fn last_line_put_aside(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// What a file is called that was put aside: by the time, so that names are in the order of their contents.
-fn put_aside(path: &Path, number: u64) -> PathBuf {
+pub(super) fn put_aside(path: &Path, number: u64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()
 }
 
 /// The numbers of all files that were put aside, in their order.
-fn all_put_aside(path: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn all_put_aside(path: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     let Some(name) = path.file_name() else { return Ok(numbers) };
     for entry in fs::read_dir(folder(path))? {

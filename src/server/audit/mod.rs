@@ -16,6 +16,7 @@ mod subject;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trace;
+mod verify;
 
 use parking_lot::Mutex;
 
@@ -29,6 +30,7 @@ pub(crate) use self::queue::{Durable, NotRecorded};
 use self::rings::{Added, Rings};
 pub(crate) use self::selection::Selection;
 pub(crate) use self::trace::{Event, Trace};
+pub use self::verify::{Verified, VerifyError, verify};
 use super::config::AuditConfig;
 use super::{StartError, wall_clock_ms};
 use crate::protocol::{Request, Tier};

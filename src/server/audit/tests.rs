@@ -15,7 +15,7 @@ use super::entry::{Entry, TEXT_BYTES_MAX, Verdict, bounded};
 use super::file::LogFile;
 use super::queue::{Append, FileQueue};
 use super::rings::{Added, Ring, Rings};
-use super::{Answer, AuditLog, Filter, NotRecorded, Query};
+use super::{Answer, AuditLog, Filter, NotRecorded, Query, verify};
 use crate::protocol::{ConnectionId, ErrorCode};
 use crate::server::config::AuditConfig;
 
@@ -411,18 +411,23 @@ async fn all_that_waits_is_written_at_once_and_in_order() {
 
 #[tokio::test]
 async fn a_full_queue_makes_everybody_wait_and_a_fuller_one_counts_what_it_misses() {
-    struct Missing(Arc<Mutex<u64>>, Arc<Gate>);
+    /// Adds up what is missing, and says when it has begun to write, which it ends when the test lets it.
+    struct Missing(Arc<Mutex<u64>>, Arc<Gate>, std::sync::mpsc::Sender<()>);
     impl Append for Missing {
         fn append(&mut self, _: &[Arc<Entry>], missed: u64) -> io::Result<()> {
+            let _ = self.2.send(());
             self.1.pass();
             *self.0.lock() += missed;
             Ok(())
         }
     }
     let (missed, gate) = (Arc::<Mutex<u64>>::default(), Arc::new(Gate::default()));
+    let (begin, begun) = std::sync::mpsc::channel();
     gate.shut();
-    let queue = FileQueue::start(Box::new(Missing(Arc::clone(&missed), Arc::clone(&gate)))).unwrap();
-    let waits: Vec<_> = (1..=150_000).map(|id| queue.append(numbered(id), false).is_some()).collect();
+    let queue = FileQueue::start(Box::new(Missing(Arc::clone(&missed), Arc::clone(&gate), begin))).unwrap();
+    assert!(queue.append(numbered(1), false).is_none());
+    begun.recv().unwrap();
+    let waits: Vec<_> = (2..=150_000).map(|id| queue.append(numbered(id), false).is_some()).collect();
     let first = waits.iter().position(|waits| *waits).expect("it is full at some time");
     let last = waits.iter().rposition(|waits| *waits).expect("likewise");
     assert!((1_000..20_000).contains(&first), "{first}");
@@ -500,4 +505,50 @@ async fn strangers_cannot_fill_the_file() {
     assert_eq!((missed, written.len()), (500 - 120, 122));
     assert_eq!(written[119..], ["119", "500", "a"]);
     assert_eq!(log.len(), 502);
+}
+
+#[test]
+fn a_log_is_verified_line_by_line_and_every_change_in_it_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let mut file = LogFile::open(&path, 1_000, 100).unwrap();
+    for id in 1..=12 {
+        file.append(&[numbered(id)], 0).unwrap();
+    }
+    drop(file);
+    let verified = verify(&path).unwrap();
+    assert!(verified.is_whole && !verified.is_torn && verified.files.len() > 2, "{verified:?}");
+    assert_eq!((verified.lines, verified.head.len()), (12, 64));
+    assert_eq!(verified.files.last(), Some(&path));
+
+    let aside = &verified.files[1];
+    let sound = fs::read(aside).unwrap();
+    for at in 0..sound.len() {
+        let mut changed = sound.clone();
+        changed[at] ^= 1;
+        fs::write(aside, &changed).unwrap();
+        assert!(verify(&path).is_err(), "byte {at}");
+    }
+    let first_line = sound.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(aside, &sound[first_line..]).unwrap();
+    let error = verify(&path).unwrap_err().to_string();
+    assert!(error.ends_with("line 1: does not follow from the line before it"), "{error}");
+    fs::remove_file(aside).unwrap();
+    assert!(verify(&path).is_err());
+    fs::write(aside, &sound).unwrap();
+
+    // Without its oldest files it is sound, and not whole; with a torn end it says so.
+    fs::remove_file(&verified.files[0]).unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"{\"id\":")
+        .unwrap();
+    let rest = verify(&path).unwrap();
+    assert!(!rest.is_whole && rest.is_torn);
+    assert_eq!(rest.head, verified.head);
+    fs::write(&path, "[]\n").unwrap();
+    assert!(verify(&path).unwrap_err().to_string().ends_with("line 1: is no entry"));
+    assert!(verify(&folder.path().join("none")).is_err());
 }

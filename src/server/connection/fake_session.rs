@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::{Opening, Reply, Service, Sessions};
 use crate::protocol::{CloseCode, ConnectionId, CursorScope, Request, SubscriptionId, message};
 use crate::server::access::Principal;
-use crate::server::handlers::{Failure, Finished};
+use crate::server::handlers::{Admittance, Failure, Finished};
 use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
@@ -144,8 +144,8 @@ impl Service for FakeSession {
         }
     }
 
-    fn admit(&mut self, _: &Request<'_>) -> Result<(), Vec<u8>> {
-        Ok(())
+    fn admit(&mut self, _: &Request<'_>) -> Admittance {
+        Admittance::Granted
     }
 
     fn recheck(&mut self) -> Option<CloseCode> {

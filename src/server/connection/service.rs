@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use crate::protocol::{CloseCode, ConnectionId, Request, SubscriptionId};
 use crate::server::access::{Access, Authority, Deadlines, Login, Place, Presence, Principal};
 use crate::server::audit::Event;
-use crate::server::handlers::{Completion, Failure, Finished, Handled, HandlerContext, PendingAnswer, Session};
+use crate::server::handlers::{Admittance, Completion, Failure, Finished, Handled, HandlerContext, PendingAnswer, Session};
 use crate::server::statistics::ConnectionFigures;
 use crate::store::Update;
 
@@ -32,10 +32,7 @@ pub(crate) trait Service: Send + 'static {
     type Completion: Send;
 
     /// Whether whoever is logged in may have a request carried out. Asked before it counts against any quota.
-    ///
-    /// # Errors
-    /// The answer to it.
-    fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>>;
+    fn admit(&mut self, request: &Request<'_>) -> Admittance;
     /// Carries out a request that was admitted, or begins to.
     fn handle(&mut self, request: &Request<'_>) -> Reply<Self::Pending, Self::Completion>;
     /// Learns that a request which was admitted is beyond a quota, and is answered with this.
@@ -59,7 +56,7 @@ impl Service for Session {
     type Pending = PendingAnswer;
     type Completion = Completion;
 
-    fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
+    fn admit(&mut self, request: &Request<'_>) -> Admittance {
         self.admit(request)
     }
 

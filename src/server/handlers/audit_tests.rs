@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Failure, Finished, Handled, HandlerContext, RequestLimits, Session};
+use super::{Admittance, Failure, Finished, Handled, HandlerContext, RequestLimits, Session};
 use crate::protocol::{Envelope, Part, SubscriptionId, Tier};
 use crate::server::Config;
 use crate::server::access::{Access, Authority, Login, Permissions, Principal, Rights, Secret, Standing, TokenDigest, Work};
@@ -139,8 +139,9 @@ impl Client {
             panic!("no request: {text}");
         };
         let answer = match self.session.admit(&request) {
-            Err(answer) => answer,
-            Ok(()) => self.carry_out(&request).await,
+            Admittance::Refused(answer) => answer,
+            Admittance::Granted => self.carry_out(&request).await,
+            Admittance::Asking(_) => panic!("no program is asked here"),
         };
         serde_json::from_slice(&answer).unwrap()
     }
@@ -596,7 +597,7 @@ async fn a_request_whose_answer_nobody_waits_for_leaves_its_trace() {
     let Ok(Envelope::Request(request)) = Envelope::parse(&text) else {
         panic!("it is a request")
     };
-    gone.session.admit(&request).unwrap();
+    assert!(matches!(gone.session.admit(&request), Admittance::Granted));
     drop(gone.session.handle(&request));
     let entries = server
         .connect_as("admin")
@@ -671,7 +672,7 @@ async fn what_must_not_go_unrecorded_is_answered_when_it_is_on_disk_and_the_rest
         let Ok(Envelope::Request(request)) = Envelope::parse(&text) else {
             panic!("it is a request")
         };
-        admin.session.admit(&request).unwrap();
+        assert!(matches!(admin.session.admit(&request), Admittance::Granted));
         let mut answering = std::pin::pin!(admin.carry_out(&request));
         for _ in 0..50 {
             let poll = answering.as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -40,7 +40,7 @@ pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
-use crate::server::access::{Access, Change, Judged, Login, Principal, Scope};
+use crate::server::access::{Access, Change, Judged, Login, Principal, Scope, Work};
 use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
 use crate::store::query::AggregateFunction;
@@ -72,6 +72,16 @@ pub struct HandlerContext {
     pub long_reads: Arc<Semaphore>,
     /// Where it is written down who did what, if that is asked for.
     pub(crate) audit: Option<Arc<AuditLog>>,
+}
+
+/// Whether a request may be carried out.
+pub(crate) enum Admittance {
+    /// It may.
+    Granted,
+    /// It may not: the answer to it.
+    Refused(Vec<u8>),
+    /// It is not known yet. The same request has to be brought again when this is over, and no other before.
+    Asking(Work<()>),
 }
 
 /// One connection's dealings with the store. Dropping it ends its subscriptions and frees their places.
@@ -109,26 +119,30 @@ impl Session {
     }
 
     /// Whether whoever is logged in may have a request carried out.
-    ///
-    /// # Errors
-    /// The answer to it.
-    pub fn admit(&mut self, request: &Request<'_>) -> Result<(), Vec<u8>> {
+    pub(crate) fn admit(&mut self, request: &Request<'_>) -> Admittance {
         self.look_at_access(true);
         if !self.access.authority().is_on() {
-            return Ok(());
+            return Admittance::Granted;
         }
-        let state = self.context.store.snapshot();
-        match self.access.admit(request, &state) {
-            Ok(scope) => {
-                self.scope = scope;
-                self.judged = self.access.judged(request, &state);
-                Ok(())
-            }
+        match self.judge(request) {
+            Ok(None) => Admittance::Granted,
+            Ok(Some(asking)) => Admittance::Asking(asking),
             Err(failure) => {
                 self.record_refusal(request, &failure);
-                Err(failure.answer(request.id(), self.context.expose_error_details))
+                Admittance::Refused(failure.answer(request.id(), self.context.expose_error_details))
             }
         }
+    }
+
+    /// Gives what has to be over before the request can be judged.
+    fn judge(&mut self, request: &Request<'_>) -> Result<Option<Work<()>>, Failure> {
+        let state = self.context.store.snapshot();
+        let asking = self.access.ask_first(request, &state)?;
+        if asking.is_none() {
+            self.scope = self.access.admit(request, &state)?;
+            self.judged = self.access.judged(request, &state);
+        }
+        Ok(asking)
     }
 
     /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::store_reads::open_query;
 use super::{Call, deny_reserved, fields};
 use crate::protocol::{Cursor, CursorScope, ErrorCode, Fields, Number, Operation, SubscriptionId, decode_text, message};
-use crate::server::access::{self, Access, Scope};
+use crate::server::access::{self, Access, Allowed, Scope};
 use crate::server::statistics::{Count, Counters};
 use crate::store::state::State;
 use crate::store::{
@@ -53,6 +53,8 @@ struct Origin {
     source: Source,
     /// With how much of the bucket.
     scope: Scope,
+    /// Where it is not by the rules, but because the embedding program has said so.
+    allowed: Option<Allowed>,
 }
 
 impl Origin {
@@ -65,11 +67,15 @@ impl Origin {
             operation,
             source,
             scope: call.scope.clone(),
+            allowed: call.access.allowed_by_program(),
         }
     }
 
     /// Whether it still holds, and with as much of the bucket.
     fn holds(&self, access: &Access, state: &State) -> bool {
+        if self.allowed.as_ref().is_some_and(|allowed| access.is_still_allowed(allowed)) {
+            return true;
+        }
         let followed = match &self.source {
             Source::Query(name) => access::Followed::Query(name),
             Source::Bucket(name) => access::Followed::Bucket(name),

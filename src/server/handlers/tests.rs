@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::{Finished, Handled, HandlerContext, RequestLimits, Session};
-use crate::protocol::{ConnectionId, Envelope, SubscriptionId};
+use crate::protocol::{BucketName, ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
-use crate::server::access::{Access, Open};
+use crate::server::access::{Access, Judged, Open};
 use crate::server::config::ConnectionLimits;
 use crate::server::connection::registry::Registry;
 use crate::server::statistics::{ConnectionFigures, Overview};
@@ -936,4 +936,26 @@ async fn a_connection_is_shown_with_every_field_of_the_contract() {
         "bytesIn": 0, "bytesOut": 0, "unsentBytes": 0, "requestsInFlight": 0,
     });
     assert_eq!(&expected, &Value::Object(connection.clone()));
+}
+
+#[tokio::test]
+async fn a_query_is_read_only_where_it_is_over_the_bucket_that_was_judged() {
+    let mut client = client().await;
+    client.define("t").await;
+    client.define("u").await;
+    client.get("defineQuery", json!({ "name": "q", "config": { "bucket": "t" } })).await;
+    let requests = ["runQuery", "subscribe", "explain"];
+    for judged in [Some("u"), None] {
+        client.session.judged = Judged::Query(judged.map(BucketName::from));
+        for operation in requests {
+            let message = "Query \"q\" is not defined";
+            client
+                .check_refused(operation, json!({ "query": "q" }), "QUERY_NOT_DEFINED", message)
+                .await;
+        }
+    }
+    client.session.judged = Judged::Query(Some("t".into()));
+    for operation in requests {
+        client.get(operation, json!({ "query": "q" })).await;
+    }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Entry {
 /// What became of a fresh socket.
 pub(crate) enum Exchange<S> {
     /// It is a WebSocket now.
-    Upgraded(Upgraded<S>),
+    Upgraded(Box<Upgraded<S>>),
     /// A plain request was answered.
     Answered,
     /// It did not become a WebSocket.
@@ -91,11 +91,11 @@ where
     let stream = parts.io.into_inner();
     let outcome = std::mem::replace(&mut *outcome.lock(), Outcome::Refused);
     match outcome {
-        Outcome::Upgraded(entry) => Exchange::Upgraded(Upgraded {
+        Outcome::Upgraded(entry) => Exchange::Upgraded(Box::new(Upgraded {
             stream,
             already_read: parts.read_buf,
-            entry,
-        }),
+            entry: *entry,
+        })),
         Outcome::Answered => {
             linger(stream).await;
             Exchange::Answered
@@ -109,7 +109,7 @@ where
 
 /// How a request was answered.
 enum Outcome {
-    Upgraded(Entry),
+    Upgraded(Box<Entry>),
     Answered,
     Refused,
 }
@@ -127,7 +127,7 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, doorkeepers: Doorkeepe
     }
     let (head, _) = request.into_parts();
     match admit(&head, peer, doorkeepers).await {
-        Ok((upgrade, entry)) => (upgrade.into(), Outcome::Upgraded(entry)),
+        Ok((upgrade, entry)) => (upgrade.into(), Outcome::Upgraded(Box::new(entry))),
         Err(refusal) => (refusal.into(), Outcome::Refused),
     }
 }

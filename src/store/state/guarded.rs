@@ -93,7 +93,36 @@ pub(super) fn concealed(error: StoreError) -> StoreError {
         StoreError::UniqueViolation { bucket, field, .. } => StoreError::ValueTaken { bucket, field },
         // What refers to a deleted record may not be valid without it.
         StoreError::StillReferenced { .. } | StoreError::InvalidRecord { .. } => StoreError::ReferredTo,
-        other => other,
+        // These name what was given, or nothing of any record.
+        told @ (StoreError::BucketNotDefined(_)
+        | StoreError::BucketDoesNotExist(_)
+        | StoreError::BucketAlreadyExists(_)
+        | StoreError::QueryNotDefined(_)
+        | StoreError::QueryAlreadyDefined(_)
+        | StoreError::Invalid { .. }
+        | StoreError::RecordNotFound { .. }
+        | StoreError::RecordAlreadyExists { .. }
+        | StoreError::TransactionConflict { .. }
+        | StoreError::VersionConflict { .. }
+        | StoreError::MissingTarget { .. }
+        | StoreError::BucketFull { .. }
+        | StoreError::NoAccessToField(_)
+        | StoreError::OutsideGuard
+        | StoreError::NeedsAllRecords
+        | StoreError::ValueTaken { .. }
+        | StoreError::ReferredTo
+        | StoreError::ReservedName(_)
+        | StoreError::LimitExceeded(_)
+        | StoreError::RequestKeyReused(_)
+        | StoreError::RequestKeysFull { .. }
+        | StoreError::AnswerNotKept
+        | StoreError::RefusedBefore { .. }
+        | StoreError::Busy
+        | StoreError::ResultTooLarge { .. }
+        | StoreError::StorageUnavailable { .. }
+        | StoreError::CursorTooOld { .. }
+        | StoreError::QueryFailed(_)
+        | StoreError::Closed) => told,
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -76,7 +77,7 @@ pub struct TestServer {
     port: u16,
     banner: String,
     site: Site,
-    stderr: Arc<Mutex<String>>,
+    stderr: watch::Receiver<String>,
 }
 
 impl TestServer {
@@ -101,8 +102,8 @@ impl TestServer {
     /// As `launch`, with a command that came from the site and was given more flags or another environment.
     pub async fn launch_command(mut command: Command, site: &Site) -> Result<Self, Refusal> {
         let mut child = command.spawn().expect("the server's binary can be started");
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let errors = tokio::spawn(collect(child.stderr.take().expect("standard error is piped"), stderr.clone()));
+        let (lines, stderr) = watch::channel(String::new());
+        let errors = tokio::spawn(collect(child.stderr.take().expect("standard error is piped"), lines));
         let stdout = child.stdout.take().expect("standard output is piped");
         match timeout(PATIENCE, read_banner(stdout))
             .await
@@ -134,7 +135,14 @@ impl TestServer {
 
     /// What the server has written on standard error so far.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().expect("nobody panics while holding it").clone()
+        self.stderr.borrow().clone()
+    }
+
+    /// Waits until the server has written a text on standard error, behind so many bytes of it.
+    pub async fn says(&self, text: &str, behind: usize) {
+        let mut stderr = self.stderr.clone();
+        let written = timeout(PATIENCE, stderr.wait_for(|log| log[behind..].contains(text))).await;
+        assert!(matches!(written, Ok(Ok(_))), "{text:?} is not said: {}", self.stderr());
     }
 
     pub async fn connect(&self) -> TestClient {
@@ -189,7 +197,7 @@ async fn read_banner(stdout: ChildStdout) -> Option<(u16, String)> {
     None
 }
 
-async fn refusal(mut child: Child, errors: JoinHandle<()>, stderr: &Mutex<String>) -> Refusal {
+async fn refusal(mut child: Child, errors: JoinHandle<()>, stderr: &watch::Receiver<String>) -> Refusal {
     let status = timeout(PATIENCE, child.wait())
         .await
         .expect("the server ends in time")
@@ -197,15 +205,13 @@ async fn refusal(mut child: Child, errors: JoinHandle<()>, stderr: &Mutex<String
     errors.await.expect("standard error can be read");
     Refusal {
         status,
-        stderr: stderr.lock().expect("nobody panics while holding it").clone(),
+        stderr: stderr.borrow().clone(),
     }
 }
 
-async fn collect(mut from: impl AsyncRead + Unpin, into: Arc<Mutex<String>>) {
+async fn collect(mut from: impl AsyncRead + Unpin, into: watch::Sender<String>) {
     let mut chunk = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
-        into.lock()
-            .expect("nobody panics while holding it")
-            .push_str(&String::from_utf8_lossy(&chunk[..length]));
+        into.send_modify(|log| log.push_str(&String::from_utf8_lossy(&chunk[..length])));
     }
 }

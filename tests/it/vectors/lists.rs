@@ -1,6 +1,6 @@
 //! Vectors that cannot be run as they are, or not by everybody, each with its family and the reason.
 
-/// What a vector waits for.
+/// What vectors wait for.
 const RULES: &str = "the rule engine";
 
 /// Vectors that need a part of the server which is not there yet. They are run nevertheless, and must fail: one that

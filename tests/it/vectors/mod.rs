@@ -95,6 +95,7 @@ families! {
         auth_jwt = "auth-jwt",
         auth_refresh = "auth-refresh",
         auth_tokens = "auth-tokens",
+        identity_access = "identity-access",
         identity_acl_ownership = "identity-acl-ownership",
         identity_attacks = "identity-attacks",
         identity_guard_rails = "identity-guard-rails",

@@ -90,11 +90,6 @@ impl Grant {
         self.filter.is_some() || self.fields.is_some()
     }
 
-    /// The patterns of operations.
-    pub(crate) fn patterns(&self) -> &[String] {
-        &self.allow
-    }
-
     /// Whether all that it allows is allowed by others too, which belong to one and the same holder.
     pub(crate) fn is_within(&self, others: &[Arc<Self>]) -> bool {
         let covers = |allowed: &String| {

@@ -13,4 +13,4 @@ mod template;
 pub(crate) use self::policy::rule;
 pub use self::policy::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 
-pub(crate) use self::grant::{Allowance, Grant, GrantFault, best};
+pub(crate) use self::grant::{Allowance, Grant, best};

@@ -74,8 +74,22 @@ type Check = dyn Fn(Arc<Principal>, String, String) -> Work<Option<bool>> + Send
 pub struct PermissionCheck(Arc<Check>);
 
 impl PermissionCheck {
-    /// A function that is given the principal, the operation and the name of what it touches. While it takes its time
-    /// the connection's other requests wait. Where it panics nothing is allowed.
+    /// A function that is given the principal, the operation and the name of what it touches: the bucket, also the one
+    /// behind a query; `*` where that is no single thing. Each element of a transaction is asked about as the operation
+    /// that it stands for. While it takes its time the connection's other requests wait. Where it panics nothing is
+    /// allowed. It cannot allow what the tier of a built-in role forbids, and is not asked about who is not logged in.
+    ///
+    /// A subscription that it has allowed goes on until the user or the configuration changes.
+    ///
+    /// ```
+    /// use noex_server::server::config::PermissionCheck;
+    ///
+    /// // Nobody but the owner touches a bucket that is named after somebody; rules decide about the others.
+    /// let check = PermissionCheck::new(|principal, _operation, target| async move {
+    ///     let owner = target.strip_prefix("of-")?;
+    ///     Some(owner == principal.user_id)
+    /// });
+    /// ```
     pub fn new<F, W>(check: F) -> Self
     where
         F: Fn(Arc<Principal>, String, String) -> W + Send + Sync + 'static,
@@ -127,11 +141,6 @@ impl Permissions {
         Self { config }
     }
 
-    /// The function that is asked first.
-    pub(crate) fn check(&self) -> Option<&PermissionCheck> {
-        self.config.as_ref()?.check.as_ref()
-    }
-
     /// What somebody may do.
     pub(crate) fn rights(&self, principal: &Principal) -> TierRights {
         let level = principal.roles.iter().filter_map(|role| level(role)).max();
@@ -140,6 +149,7 @@ impl Permissions {
                 level,
                 default: DefaultPermission::Allow,
                 allowances: Vec::new(),
+                check: None,
             };
         };
         let held = |rule: &&PermissionRule| principal.roles.contains(&rule.role);
@@ -151,6 +161,7 @@ impl Permissions {
         TierRights {
             level,
             default,
+            check: config.check.clone(),
             allowances: config
                 .rules
                 .iter()
@@ -178,6 +189,7 @@ pub(crate) struct TierRights {
     level: Option<Tier>,
     default: DefaultPermission,
     allowances: Vec<Allowance>,
+    check: Option<PermissionCheck>,
 }
 
 impl TierRights {
@@ -209,6 +221,14 @@ impl Rights for TierRights {
             return Ok(());
         }
         self.otherwise(asked, &Target::Server).map(drop)
+    }
+
+    fn judge_tier(&self, asked: Asked<'_>) -> Result<(), String> {
+        self.check_tier(asked)
+    }
+
+    fn check(&self) -> Option<&PermissionCheck> {
+        self.check.as_ref()
     }
 
     /// What a transaction does is judged by its steps. The tier is that of writes even for one that only reads, as

@@ -148,6 +148,14 @@ pub(crate) struct TokenAuthority {
     presence: Arc<Presence>,
 }
 
+/// Reads the keys of a configuration.
+///
+/// # Errors
+/// Where one cannot be used.
+pub(crate) fn check_keys(config: &AuthConfig) -> Result<(), KeyFault> {
+    config.jwt.as_ref().map_or(Ok(()), |jwt| keys::load(jwt).map(drop))
+}
+
 impl TokenAuthority {
     /// The authority of a configuration.
     ///

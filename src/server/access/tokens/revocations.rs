@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -14,6 +15,9 @@ const BUCKET: &str = "_revocations";
 
 /// The most users on the list. Beyond it the one goes whose time would be over first.
 const USERS_MAX: usize = 100_000;
+
+/// How many changes of the list are handed to the store at a time.
+const AT_ONCE: usize = 256;
 
 /// Users who cannot log in by a token, each until a moment in milliseconds since 1970. Kept in the store.
 pub(crate) struct Revocations {
@@ -62,12 +66,19 @@ impl Revocations {
         let mut list = self.until.lock();
         list.extend(users.iter().map(|user| (user.as_ref().to_owned(), until)));
         let mut gone: Vec<String> = list.extract_if(|_, end| *end <= now).map(|(user, _)| user).collect();
-        while list.len() > USERS_MAX
-            && let Some(first) = list.iter().min_by_key(|(_, end)| **end).map(|(user, _)| user.clone())
-        {
-            tracing::warn!(max = USERS_MAX, "too many users are revoked; the oldest revocation is dropped");
-            list.remove(&first);
-            gone.push(first);
+        let surplus = list.len().saturating_sub(USERS_MAX);
+        if surplus > 0 {
+            tracing::warn!(
+                surplus,
+                max = USERS_MAX,
+                "too many users are revoked; the oldest revocations are dropped"
+            );
+            let mut ends: Vec<(u64, String)> = list.iter().map(|(user, end)| (*end, user.clone())).collect();
+            ends.sort_unstable();
+            for (_, user) in ends.into_iter().take(surplus) {
+                list.remove(&user);
+                gone.push(user);
+            }
         }
         gone
     }
@@ -84,11 +95,14 @@ impl Revocations {
             self.store.define_bucket(BUCKET, definition()).await?;
         }
         let bucket = self.store.bucket(BUCKET);
-        for user in noted.users {
-            bucket.upsert(&json!({ "user": user, "until": noted.until })).await?;
+        // Many at a time, so that they share commit groups.
+        for users in noted.users.chunks(AT_ONCE) {
+            let records = users.iter().map(|user| json!({ "user": user, "until": noted.until }));
+            let records: Vec<Value> = records.collect();
+            try_join_all(records.iter().map(|record| bucket.upsert(record))).await?;
         }
-        for user in noted.gone {
-            bucket.delete(user.as_str()).await?;
+        for users in noted.gone.chunks(AT_ONCE) {
+            try_join_all(users.iter().map(|user| bucket.delete(user.as_str()))).await?;
         }
         Ok(())
     }
@@ -111,4 +125,24 @@ fn definition() -> BucketDefinition {
         .as_object()
         .and_then(|definition| BucketDefinition::parse(definition).ok())
         .expect("the definition is a sound one, as every revocation shows")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_list_is_bounded_and_those_go_first_whose_time_would_be_over_first() {
+        let store = Store::builder().in_memory().open().await.expect("a store");
+        let revocations = Revocations::open(store, Duration::from_secs(60));
+        let users = |from: usize, to: usize| (from..to).map(|number| number.to_string()).collect::<Vec<_>>();
+        assert!(revocations.note(&users(0, USERS_MAX), 0, 1_000).is_empty());
+        let gone = revocations.note(&users(USERS_MAX, USERS_MAX + 10), 0, 2_000);
+        assert_eq!(gone.len(), 10);
+        assert!(gone.iter().all(|user| !revocations.holds(user, 0)));
+        assert_eq!(revocations.until.lock().len(), USERS_MAX);
+        assert!((USERS_MAX..USERS_MAX + 10).all(|number| revocations.holds(&number.to_string(), 1_999)));
+        // Whoever's time is over goes with the next who comes.
+        assert_eq!(revocations.note(&["late"], 1_000, 3_000).len(), USERS_MAX - 10);
+    }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::protocol::{ConnectionId, Tier};
-use crate::server::access::{PermissionsConfig, Place, Target};
-use crate::server::config::{DefaultPermission, JwtAlgorithm, JwtConfig, StaticToken};
+use crate::server::access::{Access, PermissionsConfig, Place, Target};
+use crate::server::config::{DefaultPermission, JwtAlgorithm, JwtConfig, PermissionCheck, StaticToken};
 use crate::store::Store;
 
 const SECRET: &str = "a secret of tests, and 32 bytes at least";
@@ -582,6 +582,50 @@ async fn whoever_is_not_logged_in_has_the_roles_of_the_configuration_and_no_name
     assert!(judge(crate::protocol::Operation::StoreGet));
     assert!(!judge(crate::protocol::Operation::StoreInsert));
     assert_eq!(crate::protocol::Operation::StoreGet.tier(), Some(Tier::Read));
+}
+
+fn parse(json: &str) -> crate::protocol::Request<'_> {
+    match crate::protocol::Envelope::parse(json) {
+        Ok(crate::protocol::Envelope::Request(request)) => request,
+        Ok(crate::protocol::Envelope::Pong { .. }) | Err(_) => panic!("{json} is a request"),
+    }
+}
+
+#[tokio::test]
+async fn what_the_program_has_allowed_holds_for_one_request_and_goes_on_until_the_configuration_changes() {
+    let check = PermissionCheck::new(|_, _, target| async move { (target == "orders").then_some(true) });
+    let mut config = jwt(hs256());
+    config.permissions = Some(PermissionsConfig {
+        default: Some(DefaultPermission::Deny),
+        rules: Vec::new(),
+        check: Some(check),
+    });
+    let authority = Arc::new(authority(&config).await);
+    let mut access = Access::of_nobody(Arc::<TokenAuthority>::clone(&authority));
+    access.log_in(log_in(&authority, &signed_hs256(&claims())).await.unwrap());
+    let state = crate::store::state::State::default();
+    let orders = parse(r#"{"id":1,"type":"store.changes","bucket":"orders"}"#);
+    access.ask_first(&orders, &state).unwrap().expect("it is asked").await;
+    assert!(access.ask_first(&orders, &state).unwrap().is_none(), "it is answered");
+    assert!(access.admit(&orders, &state).is_ok());
+    let allowed = access.allowed_by_program().expect("it was allowed");
+    assert!(access.is_still_allowed(&allowed));
+
+    // The answers about one request are none about the next, be it the same or another.
+    access.ask_first(&orders, &state).unwrap().expect("it is asked again").await;
+    let other = parse(r#"{"id":2,"type":"store.get","bucket":"salaries","key":"x"}"#);
+    access.ask_first(&other, &state).unwrap().expect("it is asked").await;
+    assert!(access.ask_first(&other, &state).unwrap().is_none());
+    assert!(access.admit(&other, &state).is_err() && access.allowed_by_program().is_none());
+    // An answer to whom nobody listens any more is lost with the question.
+    drop(access.ask_first(&orders, &state).unwrap().expect("it is asked"));
+    assert!(access.ask_first(&orders, &state).unwrap().is_some());
+
+    authority.reload(&config).unwrap();
+    access.refresh(wall_clock_ms(), false);
+    assert!(!access.is_still_allowed(&allowed));
+    access.log_out();
+    assert!(!access.is_still_allowed(&allowed));
 }
 
 #[tokio::test]

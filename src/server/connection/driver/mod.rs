@@ -27,6 +27,7 @@ use super::socket::{LINGER, Socket};
 use super::updates::Updates;
 use super::{Limits, Service};
 use crate::protocol::{CloseCode, message};
+use crate::server::access::Work;
 use crate::server::admission::Admission;
 use crate::server::statistics::{ConnectionCounters, Standing, Ticket};
 
@@ -71,6 +72,8 @@ pub(crate) struct Driver<S, V: Service> {
     batches: u64,
     /// Whether the next request has to be carried out alone, so that it waits for the answers to those before it.
     next_waits: bool,
+    /// While it goes on, nobody knows whether the next request may be carried out.
+    asking: Option<Work<()>>,
     answers: Answers<V>,
     /// Updates taken from the outbox that are not sent yet.
     updates: Updates,
@@ -105,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             batch: None,
             batches: 0,
             next_waits: false,
+            asking: None,
             answers: Answers::new(counters),
             updates: Updates::new(limits.held),
             holding: false,
@@ -181,8 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.send_updates();
 
         self.admission.poll_pause(cx);
+        self.poll_asking(cx);
         let input = self.receive(cx, budget);
         self.admission.poll_pause(cx);
+        // What was asked just now, so that the task is woken by the answer.
+        self.poll_asking(cx);
         if matches!(self.phase, Phase::Draining(_)) {
             self.refuse_rest_of_batch();
         }
@@ -214,12 +221,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.phase != phase || may_go_on || news || (flushed && self.has_update())
     }
 
+    fn poll_asking(&mut self, cx: &mut Context<'_>) {
+        if let Some(asking) = &mut self.asking
+            && asking.as_mut().poll(cx).is_ready()
+        {
+            self.asking = None;
+        }
+    }
+
     /// Makes the round seen in the statistics.
     fn settle(&mut self) {
         let standing = Standing {
             traffic: self.socket.traffic(),
             unsent_bytes: self.socket.unsent(),
-            in_flight: self.answers.in_flight() + usize::from(self.answers.is_alone()),
+            in_flight: self.answers.in_flight() + usize::from(self.answers.is_alone() || self.asking.is_some()),
         };
         let coalesced = self.updates.take_coalesced();
         let counters = self.answers.counters();
@@ -338,6 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             Phase::Open => {}
             Phase::Draining(_) => {
                 self.intake = Intake::default();
+                self.asking = None;
                 self.deadline = Some(Box::pin(tokio::time::sleep(DRAIN)));
             }
             Phase::Closing(code) => {
@@ -358,6 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.updates = Updates::default();
         self.answers.clear();
         self.batch = None;
+        self.asking = None;
         self.intake = Intake::default();
     }
 }

@@ -12,12 +12,14 @@ use super::super::phase::{Event, Phase};
 use super::super::{Reply, Service};
 use super::{Driver, Input};
 use crate::protocol::{Envelope, Operation, Order, Request};
+use crate::server::handlers::Admittance;
 use crate::server::statistics::Ticket;
 
 impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// Whether a request may be begun now.
     fn may_begin(&self) -> bool {
         !self.answers.is_alone()
+            && self.asking.is_none()
             && !self.admission.is_paused()
             && self.answers.in_flight() < self.limits.requests_in_flight_max
             && (!self.next_waits || self.answers.in_flight() == 0)
@@ -117,9 +119,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         }
         self.next_waits = false;
         let ticket = ticket.asks_for(request.operation());
-        if let Err(answer) = self.service.admit(request) {
-            self.refuse(ticket, answer);
-            return true;
+        match self.service.admit(request) {
+            Admittance::Granted => {}
+            Admittance::Refused(answer) => {
+                self.refuse(ticket, answer);
+                return true;
+            }
+            Admittance::Asking(asking) => {
+                self.asking = Some(asking);
+                return false;
+            }
         }
         if let Some(user) = self.service.new_user() {
             self.admission.identify(user.as_ref().map(|user| &*user.user_id));
