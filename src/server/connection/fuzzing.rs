@@ -63,7 +63,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     let config = config();
     let limits = Limits::from(&config);
     let registry = Registry::new(1, None);
-    let context = handler_context(store.clone(), &config, &registry, 0);
+    let context = handler_context(store.clone(), &config, &registry, 0, None);
     let counters = Arc::clone(context.overview.counters());
     let admitted = Gatekeeper::from(&config).admit(IpAddr::V4(Ipv4Addr::LOCALHOST), &HeaderMap::new());
     let admission = admitted.expect("no rate is limited");
