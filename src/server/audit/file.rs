@@ -142,10 +142,9 @@ impl LogFile {
 
     /// Puts the file aside and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
-        let mut number = wall_clock_ms();
-        while put_aside(&self.path, number).exists() {
-            number += 1;
-        }
+        // Behind those that are there, also where the clock was set back: by their numbers they are in order, and go.
+        let last = all_put_aside(&self.path)?.pop();
+        let number = last.map_or(0, |last| last.saturating_add(1)).max(wall_clock_ms());
         // It is not there where it was put aside before and no new one could be begun.
         if self.path.exists() {
             fs::rename(&self.path, put_aside(&self.path, number))?;

@@ -508,6 +508,26 @@ async fn strangers_cannot_fill_the_file() {
 }
 
 #[test]
+fn what_is_put_aside_while_the_clock_was_set_back_comes_behind_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let mut file = LogFile::open(&path, 100, 2).unwrap();
+    file.append(&[numbered(1)], 0).unwrap();
+    let aside = || -> Vec<_> {
+        let all = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|file| *file != path).collect()
+    };
+    // As if it had been put aside by a clock that went ahead.
+    fs::rename(&aside()[0], folder.path().join("audit.jsonl.99999999999999")).unwrap();
+    file.append(&[numbered(2)], 0).unwrap();
+    assert_eq!(verify(&path).unwrap().lines, 2);
+    file.append(&[numbered(3)], 0).unwrap();
+    file.append(&[numbered(4)], 0).unwrap();
+    let verified = verify(&path).unwrap();
+    assert_eq!((verified.lines, verified.is_whole), (2, false), "the oldest are the ones that go");
+}
+
+#[test]
 fn a_log_is_verified_line_by_line_and_every_change_in_it_shows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");

@@ -99,6 +99,12 @@ impl Grant {
         self.allow.iter().all(covers)
     }
 
+    /// Whether its rule for rows stands for the same rows whoever of the two is logged in.
+    pub(crate) fn means_the_same_for(&self, one: &Principal, other: &Principal) -> bool {
+        let rows = |principal| self.filter.as_ref().map(|filter| template::resolve(filter, principal));
+        rows(one) == rows(other)
+    }
+
     /// Whether it is bounded no closer than another one.
     fn bounds_hold(&self, other: &Self) -> bool {
         let holds = |mine: &Option<Vec<String>>, theirs: &Option<Vec<String>>| match (mine, theirs) {
