@@ -209,8 +209,9 @@ impl Caller {
         match self {
             Self::Stranger if least > self => UNAUTHORIZED,
             Self::OwnRows => entry.own_rows,
-            _ if least > self => FORBIDDEN,
-            _ => entry.answer,
+            Self::Stranger => entry.answer,
+            Self::Nobody | Self::Reader | Self::Writer | Self::Admin | Self::Superadmin if least > self => FORBIDDEN,
+            Self::Nobody | Self::Reader | Self::Writer | Self::Admin | Self::Superadmin => entry.answer,
         }
     }
 
