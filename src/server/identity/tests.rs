@@ -684,6 +684,23 @@ async fn helpers_with_a_part_of_the_rights_give_no_others_and_take_over_nobody()
 }
 
 #[tokio::test]
+async fn a_role_for_everything_in_some_buckets_deals_with_no_users() {
+    let desk = Desk::open().await;
+    desk.role("bounded", json!([{ "allow": ["*"], "buckets": ["orders"] }])).await;
+    desk.role("topical", json!([{ "allow": ["*"], "topics": ["orders.*"] }])).await;
+    desk.role("said", json!([{ "allow": ["*", "identity.listUsers"], "buckets": ["orders"] }]))
+        .await;
+    for (role, may_list) in [("bounded", false), ("topical", false), ("said", true)] {
+        let user = desk.locked_user(role, &[role]).await;
+        let directory = desk.identity.directory();
+        let rights = UserRights::of(&directory, &user);
+        assert!(desk.may(&user, Operation::StoreDropBucket, "orders"), "{role}");
+        assert!(!rights.may(&directory, Operation::IdentityCreateUser), "{role}");
+        assert_eq!(rights.may(&directory, Operation::IdentityListUsers), may_list, "{role}");
+    }
+}
+
+#[tokio::test]
 async fn the_last_superadmin_stays() {
     let desk = Desk::open().await;
     let suse = desk.locked_user("suse", &["superadmin"]).await;

@@ -129,6 +129,11 @@ impl Grant {
         self.allow.iter().any(|allowed| pattern::matches(allowed, name))
     }
 
+    /// Whether it allows an operation by more than standing for all.
+    fn names(&self, name: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed != "*" && pattern::matches(allowed, name))
+    }
+
     /// Whether the grant allows an operation on a target, by whatever scope.
     fn covers(&self, asked: Asked<'_>, target: &Target<'_>) -> bool {
         let is_of_store = asked.name.starts_with("store.");
@@ -142,6 +147,12 @@ impl Grant {
             (Target::Query { bucket: None, .. }, buckets, _) => buckets.is_none() && !self.is_partial(),
             (Target::Topic(topic), _, Some(topics)) => topics.iter().any(|allowed| pattern::matches(allowed, topic)),
             (Target::Topic(_) | Target::Procedure(_), ..) => true,
+            // Whoever bounds a grant means to give little: users and rights are not part of it where nobody says so.
+            (Target::Server, buckets, topics)
+                if asked.name.starts_with("identity.") && (buckets.is_some() || topics.is_some()) && !self.names(asked.name) =>
+            {
+                false
+            }
             (Target::Server, Some(_), _) => !is_of_store,
             (Target::Server, None, Some(_)) => !asked.name.starts_with("rules."),
             (Target::Server, None, None) => true,
