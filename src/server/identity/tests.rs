@@ -1049,6 +1049,14 @@ async fn rights_follow_roles_at_once_and_only_such_changes_raise_the_version() {
         ["superadmin"],
     ))));
     assert!(root.judge(Asked::named("store.get"), &Target::Bucket("_users")).is_err());
+    // A query that the embedding program has defined, or somebody when there were no users of our own.
+    for name in ["store.runQuery", "store.subscribe", "store.explain", "store.undefineQuery"] {
+        let peek = Target::Query {
+            name: "peek",
+            bucket: Some("_users"),
+        };
+        assert!(root.judge(Asked::named(name), &peek).is_err(), "{name}");
+    }
     assert!(root.judge_step(Operation::StoreGet, "_users").is_err());
     assert!(
         desk.authority
