@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use noex_server::protocol::Tier;
-use noex_server::server::config::{AuditConfig, AuthConfig, RateLimitConfig, StaticToken, Storage};
+use noex_server::server::config::{Argon2Config, AuditConfig, AuthConfig, BuiltInConfig, RateLimitConfig, StaticToken, Storage};
 use noex_server::server::{Config, NoexServer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -168,4 +168,51 @@ async fn a_file_that_cannot_be_written_keeps_the_server_from_starting() {
     let error = NoexServer::start(config).await.expect_err("it does not start");
     assert!(error.to_string().contains("audit.jsonl"), "{error}");
     assert_eq!(error.exit_status(), 3);
+}
+
+#[tokio::test]
+async fn users_without_rights_do_not_push_out_what_administrators_have_done() {
+    const SECRET: &str = "a bootstrap secret of enough length";
+    let audit = AuditConfig {
+        max_entries: 16,
+        ..AuditConfig::default()
+    };
+    let built_in = BuiltInConfig {
+        admin_secret: Some(SECRET.into()),
+        argon2: Argon2Config {
+            memory_kib: 19_456,
+            passes: 2,
+            lanes: 1,
+        },
+        ..BuiltInConfig::default()
+    };
+    let auth = AuthConfig {
+        built_in: Some(built_in),
+        ..AuthConfig::default()
+    };
+    let server = start(audit, |config| config.auth = Some(auth)).await;
+    let mut root = TestClient::connect(server.local_addr().port()).await;
+    root.result("identity.loginWithSecret", json!({ "secret": SECRET })).await;
+    let mira = json!({ "username": "mira", "password": "seven lanterns by the quay" });
+    let id = root.result("identity.createUser", mira.clone()).await["id"].clone();
+    let mut user = TestClient::connect(server.local_addr().port()).await;
+    user.result("identity.login", mira).await;
+    for n in 0..20 {
+        let name = format!("name {n}");
+        for (operation, fields) in [
+            ("identity.createUser", json!({ "username": name, "password": "x" })),
+            ("identity.assignRole", json!({ "userId": name, "roleName": "admin" })),
+            ("identity.updateUser", json!({ "userId": id, "metadata": {} })),
+            ("identity.grant", json!({ "subjectType": name })),
+        ] {
+            let answer = user.call(operation, fields).await;
+            assert_eq!(answer["type"], "error", "{answer}");
+        }
+        user.result("identity.updateUser", json!({ "userId": id, "displayName": name }))
+            .await;
+    }
+    let found = root
+        .result("audit.query", json!({ "operation": "identity.createUser", "result": "success" }))
+        .await;
+    assert_eq!(found["entries"].as_array().map(Vec::len), Some(1), "{found}");
 }

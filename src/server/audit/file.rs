@@ -142,10 +142,9 @@ impl LogFile {
 
     /// Puts the file aside and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
-        let mut number = wall_clock_ms();
-        while put_aside(&self.path, number).exists() {
-            number += 1;
-        }
+        // Behind those that are there, also where the clock was set back: by their numbers they are in order, and go.
+        let last = all_put_aside(&self.path)?.pop();
+        let number = last.map_or(0, |last| last.saturating_add(1)).max(wall_clock_ms());
         // It is not there where it was put aside before and no new one could be begun.
         if self.path.exists() {
             fs::rename(&self.path, put_aside(&self.path, number))?;
@@ -193,10 +192,32 @@ impl Append for LogFile {
 fn add_line(lines: &mut Vec<u8>, what: &impl Serialize, last: Link) -> io::Result<Link> {
     let start = lines.len();
     let prev = last.to_string();
-    serde_json::to_writer(&mut *lines, &Line { what, prev: &prev })?;
+    write_as_one_line(lines, &serde_json::to_string(&Line { what, prev: &prev })?);
     let link = Link::to(&lines[start..]);
     lines.push(b'\n');
     Ok(link)
+}
+
+/// Writes JSON so that it is one line for every reader: there are those that take other characters than JSON does for the
+/// end of a line, and terminals that obey what they show. Such characters can only stand in texts, where they may be
+/// escaped.
+fn write_as_one_line(out: &mut Vec<u8>, json: &str) {
+    let mut rest = json;
+    while let Some(at) = rest.find(misleads) {
+        let (plain, behind) = rest.split_at(at);
+        out.extend_from_slice(plain.as_bytes());
+        let mut others = behind.chars();
+        if let Some(character) = others.next() {
+            out.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
+        }
+        rest = others.as_str();
+    }
+    out.extend_from_slice(rest.as_bytes());
+}
+
+/// Control characters beyond those that JSON escapes, ends of lines and paragraphs, and what turns the direction of text.
+const fn misleads(character: char) -> bool {
+    matches!(character, '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::entry::{Entry, Repeats, Verdict};
 use super::query::Filter;
+use super::selection::Kind;
 use crate::protocol::ErrorCode;
 
 /// How long the same from the same stranger counts as one, from the first time.
@@ -238,18 +239,35 @@ fn weight(entry: &Entry) -> usize {
     }
 }
 
-/// Where the entry of a request belongs. `is_stranger` tells whether nobody was or is logged in, on a server that knows
-/// logins.
-pub(super) fn ring_of(kind: super::selection::Kind, verdict: Verdict, is_refused: bool, is_stranger: bool) -> Ring {
-    use super::selection::Kind;
-    if is_stranger && (verdict == Verdict::Error || kind == Kind::Authentication) {
+/// What decides where the entry of a request belongs.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) kind: Kind,
+    pub(super) verdict: Verdict,
+    /// Whether it was not begun.
+    pub(super) is_refused: bool,
+    /// Whether nobody was or is logged in, on a server that knows logins.
+    pub(super) is_stranger: bool,
+    /// Whether they hold a role of administrators.
+    pub(super) is_administrator: bool,
+    /// Whether it is about nobody but themselves.
+    pub(super) is_about_self: bool,
+}
+
+/// Where the entry of a request belongs.
+pub(super) fn ring_of(case: Case) -> Ring {
+    if case.is_stranger && (case.verdict == Verdict::Error || case.kind == Kind::Authentication) {
         return Ring::Strangers;
     }
-    if is_refused {
+    if case.is_refused {
         return Ring::Refusals;
     }
-    match kind {
+    match case.kind {
         Kind::Authentication => Ring::Logins,
+        // Everybody gets as far as the handlers of these, and changes their own account at will. None of that may push
+        // out what administrators have changed.
+        Kind::Rights if !case.is_administrator && case.verdict == Verdict::Error => Ring::Refusals,
+        Kind::Rights if !case.is_administrator && case.is_about_self => Ring::Logins,
         Kind::Rights | Kind::Administration => Ring::Administration,
         Kind::Inspection | Kind::Data => Ring::Traffic,
     }

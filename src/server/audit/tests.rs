@@ -508,6 +508,46 @@ async fn strangers_cannot_fill_the_file() {
 }
 
 #[test]
+fn an_entry_is_one_line_for_whoever_reads_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let text = "user:a\nb\r\u{b}\u{85}c\u{2028}d\u{2029}e\u{9b}31m\u{202e}\"f\\\u{7f}ž😀";
+    let mut file = open(&path);
+    file.append(&[Arc::new(entry(Ring::Traffic, text))], 0).unwrap();
+    let written = fs::read_to_string(&path).unwrap();
+    let (line, rest) = written.split_once('\n').unwrap();
+    assert_eq!(rest, "");
+    assert!(
+        !line.contains(|c: char| c.is_control() || "\u{2028}\u{2029}\u{202e}".contains(c)),
+        "{line}"
+    );
+    assert!(line.contains("ž😀"));
+    let (lines, _) = chained(&path, origin());
+    assert_eq!(lines[0]["resource"], text);
+    assert_eq!(verify(&path).unwrap().lines, 1);
+}
+
+#[test]
+fn what_is_put_aside_while_the_clock_was_set_back_comes_behind_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let mut file = LogFile::open(&path, 100, 2).unwrap();
+    file.append(&[numbered(1)], 0).unwrap();
+    let aside = || -> Vec<_> {
+        let all = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|file| *file != path).collect()
+    };
+    // As if it had been put aside by a clock that went ahead.
+    fs::rename(&aside()[0], folder.path().join("audit.jsonl.99999999999999")).unwrap();
+    file.append(&[numbered(2)], 0).unwrap();
+    assert_eq!(verify(&path).unwrap().lines, 2);
+    file.append(&[numbered(3)], 0).unwrap();
+    file.append(&[numbered(4)], 0).unwrap();
+    let verified = verify(&path).unwrap();
+    assert_eq!((verified.lines, verified.is_whole), (2, false), "the oldest are the ones that go");
+}
+
+#[test]
 fn a_log_is_verified_line_by_line_and_every_change_in_it_shows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");

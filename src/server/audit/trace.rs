@@ -8,13 +8,14 @@ use std::time::Instant;
 use serde_json::Map;
 
 use super::entry::{Entry, Verdict, bounded};
-use super::rings::ring_of;
+use super::rings::{Case, ring_of};
 use super::selection::Selection;
 use super::subject::{Subject, subject};
 use super::{AuditLog, Durable};
 use crate::protocol::{ConnectionId, ErrorCode, Request};
 use crate::server::access::{Access, Login};
 use crate::server::handlers::Failure;
+use crate::server::identity::{ADMIN, SUPERADMIN};
 use crate::server::wall_clock_ms;
 
 /// What is said of a request whose outcome nobody waits for any more. It may have been carried out.
@@ -50,6 +51,8 @@ struct Origin {
     session: Option<Arc<str>>,
     /// Whether the server knows logins.
     knows_logins: bool,
+    /// Whether whoever was logged in holds a role of administrators.
+    is_administrator: bool,
 }
 
 impl Origin {
@@ -60,7 +63,16 @@ impl Origin {
             actor: access.principal().map(|principal| bounded(&principal.user_id)),
             session: session_of(access.login()),
             knows_logins: access.authority().is_on(),
+            is_administrator: access
+                .principal()
+                .is_some_and(|principal| principal.roles.iter().any(|role| [ADMIN, SUPERADMIN].contains(&role.as_str()))),
         }
+    }
+
+    /// Whether something is about whoever asks for it.
+    fn is_self(&self, subject: &Subject) -> bool {
+        let user = subject.resource.strip_prefix("user:");
+        user.is_some() && user == self.actor.as_deref()
     }
 }
 
@@ -169,7 +181,14 @@ impl Trace {
         let result = if outcome.is_ok() { Verdict::Success } else { Verdict::Error };
         let is_stranger = self.origin.knows_logins && self.origin.actor.is_none() && after.user_id.is_none();
         let selection = self.selection;
-        let ring = ring_of(selection.kind, result, is_refused, is_stranger);
+        let ring = ring_of(Case {
+            kind: selection.kind,
+            verdict: result,
+            is_refused,
+            is_stranger,
+            is_administrator: self.origin.is_administrator,
+            is_about_self: self.origin.is_self(&subject),
+        });
         let entry = Entry {
             id: 0,
             timestamp: wall_clock_ms(),

@@ -1,7 +1,10 @@
 //! The start: the guarded buckets and the roles that must be there are made, what is stored is read, and what a crash
 //! has left over is removed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::directory::{Directory, Resource};
 use super::keeper::{Shared, exists};
@@ -12,7 +15,7 @@ use super::tokens;
 use crate::server::StartError;
 use crate::server::handlers::Failure;
 use crate::store::query::Filter;
-use crate::store::{Store, StoreError};
+use crate::store::{Operation, Step, Store, StoreError};
 
 /// Defines the buckets that are not there.
 ///
@@ -30,6 +33,58 @@ pub(super) async fn define_tables(store: &Store) -> Result<(), StartError> {
         defined.map_err(|error| stored(table, error))?;
     }
     Ok(())
+}
+
+/// The most records that are put under other keys at a time.
+const MOVED_AT_ONCE: usize = 1_000;
+
+/// What is unique by its key is found, and removed, by it. Records that somebody else has put into the store are put under
+/// the keys that they would have; of several that say who may what on the same, the first one counts.
+///
+/// # Errors
+/// Where the store does not allow it.
+pub(super) async fn put_under_their_keys(store: &Store) -> Result<(), StartError> {
+    for table in Table::ALL {
+        let mut moves = moves(store, table).map_err(|error| stored(table, error))?;
+        while !moves.is_empty() {
+            let rest = moves.split_off(moves.len().min(MOVED_AT_ONCE));
+            let steps = moves.into_iter().flatten().collect();
+            let moved = match store.submit(Operation::Transaction { steps }) {
+                Ok(commit) => commit.await.map(drop),
+                Err(error) => Err(error),
+            };
+            moved.map_err(|error| stored(table, error))?;
+            moves = rest;
+        }
+    }
+    Ok(())
+}
+
+/// What has to be done for each record that is under another key than its own.
+fn moves(store: &Store, table: Table) -> Result<Vec<Vec<Step>>, StoreError> {
+    let mut moves = Vec::new();
+    let mut taken = HashSet::new();
+    let bucket = store.bucket(table.name());
+    for record in bucket.select(&Filter::everything())? {
+        let Ok(Value::Object(mut members)) = record.parse() else { continue };
+        let (Some(key), Some(own)) = (
+            members.get("id").and_then(Value::as_str).map(str::to_owned),
+            table.own_key(&members),
+        ) else {
+            continue;
+        };
+        if key == own {
+            continue;
+        }
+        let mut steps = vec![table.delete(&key)];
+        if bucket.get(own.as_str())?.is_none() && taken.insert(own.clone()) {
+            members.retain(|name, _| !name.starts_with('_'));
+            members.insert("id".to_owned(), Value::String(own));
+            steps.push(table.insert(&members));
+        }
+        moves.push(steps);
+    }
+    Ok(moves)
 }
 
 /// Reads all that is stored.

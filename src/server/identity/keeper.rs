@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::directory::{Directory, Resource, ResourceKind};
 use super::order::{Change, NewPassword, Order};
-use super::plan::{Circumstances, Effect, Plan, plan};
+use super::plan::{Caller, Circumstances, Effect, Plan, plan, require_still};
 use super::tables::Table;
-use crate::protocol::ErrorCode;
-use crate::server::access::{Presence, TokenDigest};
+use crate::protocol::{ErrorCode, Operation as Asked};
+use crate::server::access::{Presence, Target, TokenDigest, query_target};
 use crate::server::config::BuiltInConfig;
 use crate::server::handlers::Failure;
 use crate::store::{Action, Operation, Outcome, Step, Store, StoreError};
@@ -86,7 +86,10 @@ impl Shared {
     async fn carry_out(&self, order: &Order) -> Result<Arc<Directory>, Failure> {
         // What belongs to somebody is defined and removed here, so that nothing comes between it and its owner.
         match &order.change {
-            Change::Define { operation, .. } | Change::Remove { operation, .. } => drop(self.store.submit(operation.clone())?.await?),
+            Change::Define { operation, .. } | Change::Remove { operation, .. } => {
+                self.judge_again(&order.by, operation)?;
+                drop(self.store.submit(operation.clone())?.await?);
+            }
             Change::OpenSession { .. }
             | Change::OpenBootstrapSession { .. }
             | Change::RotateToken { .. }
@@ -110,6 +113,23 @@ impl Shared {
         }
         let plan = self.plan(order)?;
         self.perform(plan).await
+    }
+
+    /// Other orders may have come between the judgement of a request and its turn.
+    fn judge_again(&self, by: &str, operation: &Operation) -> Result<(), Failure> {
+        let directory = self.directory.load();
+        let caller = Caller::of(&directory, by)?;
+        let snapshot = self.store.snapshot();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is defined or removed here")]
+        match operation {
+            Operation::DefineBucket { name, .. } => require_still(&caller, Asked::StoreDefineBucket, &Target::Bucket(name.as_str())),
+            Operation::DropBucket { name } => require_still(&caller, Asked::StoreDropBucket, &Target::Bucket(name.as_str())),
+            Operation::DefineQuery { definition, .. } => {
+                require_still(&caller, Asked::StoreDefineQuery, &Target::Bucket(definition.bucket().as_str()))
+            }
+            Operation::UndefineQuery { name } => require_still(&caller, Asked::StoreUndefineQuery, &query_target(&snapshot, name.as_str())),
+            _ => Err(Failure::internal()),
+        }
     }
 
     /// Does what a plan says.

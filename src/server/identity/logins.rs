@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Identity;
 use super::authority::login_of;
-use super::directory::{Directory, StoredSession};
+use super::directory::{Directory, StoredSession, User};
+use super::limiter::Attempt;
 use super::names::{VIRTUAL_SUPERADMIN, no_such_user};
 use super::order::{Change, NewPassword, NewSession, Order, Proof};
 use super::passwords::Verdict;
@@ -36,10 +37,15 @@ struct Retirement<'i> {
     user: &'i str,
     session: &'i str,
     token: TokenDigest,
+    /// Not where the token has stayed what it was.
+    is_due: bool,
 }
 
 impl Drop for Retirement<'_> {
     fn drop(&mut self) {
+        if !self.is_due {
+            return;
+        }
         self.identity.shared.retire(self.user, self.session, self.token);
     }
 }
@@ -51,31 +57,63 @@ impl Identity {
     /// What the client is told.
     pub(crate) async fn log_in(&self, name: &str, password: Secret, from: Arrival) -> Result<Issued, Failure> {
         let attempt = self.limiter.attempt(Some(name), from.address, (self.shared.clock)())?;
-        let user = self.shared.directory.load().user_named(name).cloned();
-        let hash = user.as_ref().map(|user| user.password.clone());
-        let is_outdated = match self.passwords.verify(password.clone(), hash.clone()).await {
-            Ok(Verdict::Right { is_outdated }) => is_outdated,
-            Ok(Verdict::Wrong) => return Err(invalid_credentials()),
-            Err(failure) => {
-                self.limiter.give_back(attempt);
-                return Err(failure);
+        match self.log_in_once(name, &password, from).await {
+            Ok(issued) => {
+                self.limiter.succeeded(attempt);
+                Ok(issued)
             }
-        };
-        let (Some(user), Some(hash)) = (user, hash) else {
-            return Err(invalid_credentials());
-        };
-        if !user.is_enabled {
-            return Err(Failure::new(ErrorCode::Unauthorized, "Account is disabled"));
+            Err(failure) => {
+                self.give_back_unless_refused(attempt, &failure);
+                Err(failure)
+            }
         }
+    }
+
+    async fn log_in_once(&self, name: &str, password: &Secret, from: Arrival) -> Result<Issued, Failure> {
+        let (user, is_outdated) = self.prove(self.shared.directory.load().user_named(name), password).await?;
+        match self.open_proven(&user, is_outdated, password, from).await {
+            // A login beside this one may have had the same password hashed anew meanwhile.
+            Err(failure) if failure.code() == ErrorCode::Unauthorized => {
+                let directory = self.shared.directory.load();
+                let now = directory.user(&user.id).filter(|now| now.password != user.password);
+                let Some(now) = now.cloned() else { return Err(failure) };
+                drop(directory);
+                let (user, is_outdated) = self.prove(Some(&now), password).await?;
+                self.open_proven(&user, is_outdated, password, from).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The user, where it is their password, and whether that ought to be hashed anew.
+    async fn prove(&self, user: Option<&Arc<User>>, password: &Secret) -> Result<(Arc<User>, bool), Failure> {
+        let user = user.cloned();
+        let hash = user.as_ref().map(|user| user.password.clone());
+        match (self.passwords.verify(password.clone(), hash).await?, user) {
+            (Verdict::Right { .. }, Some(user)) if !user.is_enabled => Err(Failure::new(ErrorCode::Unauthorized, "Account is disabled")),
+            (Verdict::Right { is_outdated }, Some(user)) => Ok((user, is_outdated)),
+            (Verdict::Right { .. } | Verdict::Wrong, _) => Err(invalid_credentials()),
+        }
+    }
+
+    async fn open_proven(&self, user: &User, is_outdated: bool, password: &Secret, from: Arrival) -> Result<Issued, Failure> {
         let rehashed = if is_outdated {
-            Some(self.passwords.hash(password).await?)
+            Some(self.passwords.hash(password.clone()).await?)
         } else {
             None
         };
-        let proof = Proof { hash, rehashed };
-        let issued = self.open(&user.id, from, |session| Change::OpenSession { session, proof }).await?;
-        self.limiter.succeeded(attempt);
-        Ok(issued)
+        let proof = Proof {
+            hash: user.password.clone(),
+            rehashed,
+        };
+        self.open(&user.id, from, |session| Change::OpenSession { session, proof }).await
+    }
+
+    /// What fails for want of room or of a disk says nothing of whoever has tried.
+    fn give_back_unless_refused(&self, attempt: Attempt, failure: &Failure) {
+        if !matches!(failure.code(), ErrorCode::Unauthorized | ErrorCode::Forbidden) {
+            self.limiter.give_back(attempt);
+        }
     }
 
     /// Logs in with the secret of the configuration.
@@ -87,9 +125,16 @@ impl Identity {
         if self.shared.config.admin_secret.as_ref() != Some(&secret) {
             return Err(Failure::new(ErrorCode::Unauthorized, "Invalid secret"));
         }
-        let issued = self
+        let opened = self
             .open(&VIRTUAL_SUPERADMIN.into(), from, |session| Change::OpenBootstrapSession { session })
-            .await?;
+            .await;
+        let issued = match opened {
+            Ok(issued) => issued,
+            Err(failure) => {
+                self.give_back_unless_refused(attempt, &failure);
+                return Err(failure);
+            }
+        };
         self.limiter.succeeded(attempt);
         tracing::warn!(address = %from.address, "somebody has logged in with the admin secret");
         Ok(issued)
@@ -174,14 +219,16 @@ impl Identity {
         };
         // The answer comes out of the very poll in which the former token ends, so that the connection itself never
         // finds that its session is over.
-        let _retirement = Retirement {
+        let mut retirement = Retirement {
             identity: self,
             user,
             session: &session,
             token: login.token,
+            is_due: true,
         };
-        let directory = self.carry_out(order).await?;
-        issued(&session, token, directory)
+        let outcome = self.carry_out(order).await;
+        retirement.is_due = outcome.is_ok();
+        issued(&session, token, outcome?)
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use self::authority::IdentityAuthority;
 pub(crate) use self::directory::{Directory, PERMISSIONS_MAX, Resource, ResourceKind, Role, Subject, User, parse_right};
 pub(crate) use self::logins::{Arrival, Issued};
-pub(crate) use self::names::{VIRTUAL_SUPERADMIN, check_user_name, no_such_user};
+pub(crate) use self::names::{ADMIN, SUPERADMIN, VIRTUAL_SUPERADMIN, check_user_name, no_such_user};
 pub(crate) use self::order::{AclAddress, Change, NewRole, NewUser, Order, Profile, Setting};
 pub(crate) use self::passwords::{check_length, check_new};
 pub(crate) use self::plan::{Caller, may_manage};
@@ -76,6 +76,7 @@ impl Identity {
     async fn start(config: &AuthConfig, store: &Store, presence: &Arc<Presence>, clock: Clock) -> Result<Option<Arc<Self>>, StartError> {
         let Some(built_in) = &config.built_in else { return Ok(None) };
         bootstrap::define_tables(store).await?;
+        bootstrap::put_under_their_keys(store).await?;
         let directory = bootstrap::load(store, clock())?;
         let shared = Arc::new(Shared::new(directory, store.clone(), Arc::clone(presence), built_in.clone(), clock));
         bootstrap::seed(&shared).await?;

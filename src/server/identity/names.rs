@@ -32,12 +32,23 @@ pub(crate) fn check_user_name(name: &str) -> Result<(), Failure> {
     if name.starts_with("__") {
         return Err(Failure::validation("Usernames that begin with \"__\" are reserved"));
     }
-    if name.trim() != name || name.chars().any(char::is_control) {
+    if name.trim() != name || name.chars().any(|c| c.is_control() || is_invisible(c)) {
         return Err(Failure::validation(
-            "Username must neither begin or end with a space nor hold control characters",
+            "Username must neither begin or end with a space nor hold control or invisible characters",
         ));
     }
     Ok(())
+}
+
+/// Whether a character is not seen, or turns those around it: with it a name looks like another one.
+const fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// A user that somebody asks for and that is not there.
@@ -78,6 +89,12 @@ mod tests {
             "abc\t",
             "a\u{0}bc",
             "a\u{85}bc",
+            "ad\u{200b}min",
+            "\u{202e}nimda",
+            "ad\u{ad}min",
+            "\u{feff}admin",
+            "admin\u{e0041}",
+            "\u{2800}\u{3164}\u{2800}",
             &"😀".repeat(33),
         ] {
             assert!(check_user_name(bad).is_err(), "{bad:?}");

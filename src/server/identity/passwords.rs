@@ -143,6 +143,8 @@ fn costs_of(text: &str) -> Option<Argon2Config> {
 
 /// Whether it could be derived.
 fn derive(config: Argon2Config, password: &[u8], salt: &[u8], out: &mut [u8]) -> bool {
+    #[cfg(test)]
+    tests::DERIVED.with_borrow_mut(|derived| derived.push(config));
     let params = Params::new(config.memory_kib, config.passes, config.lanes, Some(out.len()));
     let derived =
         params.and_then(|params| Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(password, salt, out));
@@ -150,6 +152,26 @@ fn derive(config: Argon2Config, password: &[u8], salt: &[u8], out: &mut [u8]) ->
         tracing::error!(%error, "a password could not be hashed");
     }
     derived.is_ok()
+}
+
+/// What a password is found to be. The work is done whoever it is for.
+fn look_at(config: Argon2Config, password: &Secret, hash: Option<&Secret>, nobodys: &Secret) -> Verdict {
+    let stored = hash.and_then(|hash| Stored::parse(hash.expose()));
+    if hash.is_some() && stored.is_none() {
+        tracing::error!("a stored password hash makes no sense and fits nothing");
+    }
+    let is_sound = stored.is_some();
+    let Some(stored) = stored.or_else(|| Stored::parse(nobodys.expose())) else {
+        return Verdict::Wrong;
+    };
+    if !(stored.fits(password) && is_sound) {
+        return Verdict::Wrong;
+    }
+    let is_outdated = match stored {
+        Stored::Argon2 { config: of_hash, .. } => of_hash != config,
+        Stored::Scrypt { .. } => true,
+    };
+    Verdict::Right { is_outdated }
 }
 
 /// Hashes and checks passwords, on threads of their own, as many at once as cores and memory allow.
@@ -204,28 +226,8 @@ impl Passwords {
     /// # Errors
     /// Where too many wait already.
     pub(crate) async fn verify(&self, password: Secret, hash: Option<Secret>) -> Result<Verdict, Failure> {
-        let is_somebody = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobodys.clone());
         let (config, nobodys) = (self.config, self.nobodys.clone());
-        self.run(move || {
-            let stored = Stored::parse(hash.expose());
-            if stored.is_none() {
-                tracing::error!("a stored password hash makes no sense and fits nothing");
-            }
-            let is_sound = stored.is_some();
-            let Some(stored) = stored.or_else(|| Stored::parse(nobodys.expose())) else {
-                return Verdict::Wrong;
-            };
-            if !(stored.fits(&password) && is_sound && is_somebody) {
-                return Verdict::Wrong;
-            }
-            let is_outdated = match stored {
-                Stored::Argon2 { config: of_hash, .. } => of_hash != config,
-                Stored::Scrypt { .. } => true,
-            };
-            Verdict::Right { is_outdated }
-        })
-        .await
+        self.run(move || look_at(config, &password, hash.as_ref(), &nobodys)).await
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
@@ -277,6 +279,31 @@ fn phc(config: Argon2Config, salt: &[u8], tag: &[u8]) -> Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    thread_local! {
+        /// The work that was done on this thread.
+        pub(super) static DERIVED: std::cell::RefCell<Vec<Argon2Config>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn unknown_users_and_senseless_hashes_cost_the_same_work_as_known_ones() {
+        let passwords = Passwords::new(FLOOR).expect("there is randomness");
+        let mut tag = [0; TAG_BYTES];
+        assert!(derive(FLOOR, b"correct horse", &[7; SALT_BYTES], &mut tag));
+        let hash = phc(FLOOR, &[7; SALT_BYTES], &tag);
+        let senseless = Secret::from("$argon2id$");
+        DERIVED.take();
+        for (hash, password, is_right) in [
+            (Some(&hash), "correct horse", true),
+            (Some(&hash), "another one", false),
+            (Some(&senseless), "correct horse", false),
+            (None, "correct horse", false),
+        ] {
+            let verdict = look_at(FLOOR, &password.into(), hash, &passwords.nobodys);
+            assert_eq!(verdict != Verdict::Wrong, is_right, "{hash:?} {password}");
+            assert_eq!(DERIVED.take(), [FLOOR], "{hash:?} {password}");
+        }
+    }
 
     const FLOOR: Argon2Config = Argon2Config {
         memory_kib: 19_456,

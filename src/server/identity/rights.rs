@@ -133,8 +133,13 @@ impl UserRights {
             ResourceKind::Bucket => all(&bucket_operations(), &Target::Bucket(name)),
             ResourceKind::Topic => all(&TOPIC_OPERATIONS, &Target::Topic(name)),
             ResourceKind::Procedure => all(&PROCEDURE_OPERATIONS, &Target::Procedure(name)),
-            // Owning a query allows nothing but to hand it on.
-            ResourceKind::Query => self.is_superadmin || self.owns(directory, resource.kind, name),
+            // Owning a query allows nothing but to hand it on: nothing is gained by it for whoever may remove any query.
+            ResourceKind::Query => {
+                self.owns(directory, resource.kind, name) || {
+                    let any = Target::Query { name, bucket: None };
+                    self.scope(directory, Operation::StoreUndefineQuery.into(), &any) == Some(Scope::Everything)
+                }
+            }
         }
     }
 
@@ -153,8 +158,21 @@ impl UserRights {
     pub(crate) fn has_account(&self, directory: &Directory, user: &str) -> bool {
         self.is_superadmin
             || (directory.roles_of(user).into_iter().all(|role| self.has_role(directory, role))
+                && self.has_rows(directory, user)
                 && self.has_listed(directory, &Subject::User(user.into()))
                 && directory.owned(user).all(|resource| self.has_all(directory, resource, Tier::Admin)))
+    }
+
+    /// Whether the rows that an account may see are theirs too. The same rule stands for other rows where it refers to the
+    /// session.
+    fn has_rows(&self, directory: &Directory, user: &str) -> bool {
+        let (own, theirs) = (directory.principal(&self.user, None), directory.principal(user, None));
+        let alike = |grant: &&Arc<Grant>| grant.means_the_same_for(&own, &theirs);
+        let grants: Vec<_> = self.grants.iter().filter(alike).cloned().collect();
+        directory
+            .roles_of(user)
+            .into_iter()
+            .all(|role| role.grants.iter().all(|grant| grant.is_within(&grants)))
     }
 
     fn has_listed(&self, directory: &Directory, subject: &Subject) -> bool {
@@ -241,6 +259,7 @@ impl Rights for IdentityRights {
     }
 }
 
-fn refusal(asked: Asked<'_>, target: &Target<'_>) -> String {
+/// What is told where something is not allowed.
+pub(crate) fn refusal(asked: Asked<'_>, target: &Target<'_>) -> String {
     format!("No access to {} on {target}", asked.name)
 }

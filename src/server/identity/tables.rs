@@ -86,6 +86,18 @@ impl Table {
         BucketDefinition::from_value(&json!({ "key": "id", "schema": schema }))
     }
 
+    /// The key that a record has where it is unique by several things together; none where it has any.
+    pub(crate) fn own_key(self, record: &Map<String, Value>) -> Option<String> {
+        let parts: &[&str] = match self {
+            Self::Users | Self::Roles | Self::Sessions => return None,
+            Self::Assignments => &["userId", "roleId"],
+            Self::Acl => &["subjectType", "subjectId", "resourceType", "resourceName"],
+            Self::Owners => &["resourceType", "resourceName"],
+        };
+        let texts: Option<Vec<&str>> = parts.iter().map(|name| record.get(*name)?.as_str()).collect();
+        Some(joint_key(&texts?))
+    }
+
     pub(crate) fn insert(self, record: &Map<String, Value>) -> Step {
         self.step(Action::Insert {
             record: Record::from_object(record),

@@ -232,6 +232,23 @@ fn grant(user: &Arc<str>, resource: Resource, right: Tier) -> Change {
     }
 }
 
+fn define(name: &str) -> Change {
+    Change::Define {
+        operation: crate::store::Operation::DefineBucket {
+            name: name.into(),
+            definition: Arc::new(plain_bucket()),
+        },
+        resource: bucket(name),
+    }
+}
+
+fn remove(name: &str) -> Change {
+    Change::Remove {
+        operation: crate::store::Operation::DropBucket { name: name.into() },
+        resource: bucket(name),
+    }
+}
+
 fn code<T>(outcome: Result<T, Failure>) -> ErrorCode {
     outcome.err().expect("it is refused").code()
 }
@@ -476,6 +493,57 @@ async fn a_changed_password_ends_all_sessions_but_one_which_gets_another_token()
 }
 
 #[tokio::test]
+async fn a_password_is_not_changed_for_a_session_that_somebody_else_has_taken_over_meanwhile() {
+    let desk = Desk::open().await;
+    let mira = desk.user("mira", &[]).await;
+    let own = desk.log_in("mira", PASSWORD).await.expect("it is the password");
+    let thief = desk.by_token(&own.token).await.expect("it was stolen");
+    let proven = desk.identity.directory().user(&mira).expect("it is there").password.clone();
+    let change = |session: &Login| {
+        Change::ReplacePassword(super::order::NewPassword {
+            proven: proven.clone(),
+            hash: "$".into(),
+            session: session.session.clone().expect("it is stored"),
+            old: session.token,
+            new: crate::server::access::TokenDigest::of("new"),
+        })
+    };
+    // While the password is looked at, the thief has another token given to them.
+    let taken = desk.identity.rotate(&thief, from(HOME)).await.expect("it holds");
+    assert_eq!(text(desk.by(&mira, change(&own.login)).await), "Invalid or expired session");
+    assert_eq!(desk.identity.directory().user(&mira).expect("it is there").password, proven);
+    // Whoever knows the password logs in again, and then it ends all others.
+    let again = desk.log_in("mira", PASSWORD).await.expect("it is the password");
+    desk.by(&mira, change(&again.login)).await.expect("it holds");
+    assert!(!desk.holds(&taken.login));
+    assert_eq!(text(desk.by_token(&taken.token).await), "Invalid token");
+}
+
+#[tokio::test]
+async fn a_refusal_to_one_does_not_end_the_session_of_another_who_is_being_given_a_token() {
+    let desk = Desk::open().await;
+    let issued = desk.root().await.expect("it is the secret");
+    let other = desk.by_token(&issued.token).await.expect("it holds");
+    let mut first = Box::pin(desk.identity.rotate(&issued.login, from(HOME)));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert!(desk.identity.rotate(&other, from(HOME)).await.is_err());
+    assert!(desk.holds(&issued.login), "the first one was not told yet");
+    assert!(first.await.is_ok());
+    assert!(!desk.holds(&issued.login));
+}
+
+#[tokio::test]
+async fn logins_side_by_side_all_succeed_while_the_hash_is_upgraded() {
+    let desk = Desk::open().await;
+    let legacy = "$scrypt$16384$8$1$AAECAwQFBgcICQoLDA0ODw==$JbN2hANm9NOw4h5BRHZnbjzQ6Jr0QwNWojTOC2WgIbViM+ewsk8HvJNAGV8ZyQodp1YlFO0HYqba48J/9bB9Yg==";
+    desk.user_with_hash("mira", legacy.into(), &[]).await;
+    let outcomes = futures_util::future::join_all((0..3).map(|_| desk.log_in("mira", "correct horse"))).await;
+    for outcome in outcomes {
+        assert!(outcome.is_ok(), "{}", text(outcome));
+    }
+}
+
+#[tokio::test]
 async fn a_password_that_was_reset_while_it_was_checked_opens_nothing() {
     let desk = Desk::open().await;
     let mira = desk.user("mira", &[]).await;
@@ -616,6 +684,23 @@ async fn helpers_with_a_part_of_the_rights_give_no_others_and_take_over_nobody()
 }
 
 #[tokio::test]
+async fn a_role_for_everything_in_some_buckets_deals_with_no_users() {
+    let desk = Desk::open().await;
+    desk.role("bounded", json!([{ "allow": ["*"], "buckets": ["orders"] }])).await;
+    desk.role("topical", json!([{ "allow": ["*"], "topics": ["orders.*"] }])).await;
+    desk.role("said", json!([{ "allow": ["*", "identity.listUsers"], "buckets": ["orders"] }]))
+        .await;
+    for (role, may_list) in [("bounded", false), ("topical", false), ("said", true)] {
+        let user = desk.locked_user(role, &[role]).await;
+        let directory = desk.identity.directory();
+        let rights = UserRights::of(&directory, &user);
+        assert!(desk.may(&user, Operation::StoreDropBucket, "orders"), "{role}");
+        assert!(!rights.may(&directory, Operation::IdentityCreateUser), "{role}");
+        assert_eq!(rights.may(&directory, Operation::IdentityListUsers), may_list, "{role}");
+    }
+}
+
+#[tokio::test]
 async fn the_last_superadmin_stays() {
     let desk = Desk::open().await;
     let suse = desk.locked_user("suse", &["superadmin"]).await;
@@ -637,20 +722,13 @@ async fn the_last_superadmin_stays() {
 #[tokio::test]
 async fn an_owner_and_a_delegate_say_who_may_what_on_theirs_and_on_nothing_else() {
     let desk = Desk::open().await;
+    desk.role("definer", json!([{ "allow": "store.defineBucket" }])).await;
     let [olga, dora, nora] = [
-        desk.locked_user("olga", &[]).await,
+        desk.locked_user("olga", &["definer"]).await,
         desk.locked_user("dora", &[]).await,
         desk.locked_user("nora", &[]).await,
     ];
-    let definition = Arc::new(plain_bucket());
-    let define = Change::Define {
-        operation: crate::store::Operation::DefineBucket {
-            name: "ledger".into(),
-            definition,
-        },
-        resource: bucket("ledger"),
-    };
-    desk.by(&olga, define).await.expect("it is new");
+    desk.by(&olga, define("ledger")).await.expect("it is new");
     assert!(desk.may(&olga, Operation::StoreDropBucket, "ledger"));
     assert!(!desk.may(&olga, Operation::StoreGet, "orders"));
     desk.by(&olga, grant(&dora, bucket("ledger"), Tier::Admin))
@@ -669,11 +747,7 @@ async fn an_owner_and_a_delegate_say_who_may_what_on_theirs_and_on_nothing_else(
         code(desk.by(&dora, grant(&dora, bucket("orders"), Tier::Read)).await),
         ErrorCode::Forbidden
     );
-    let remove = Change::Remove {
-        operation: crate::store::Operation::DropBucket { name: "ledger".into() },
-        resource: bucket("ledger"),
-    };
-    desk.by(&olga, remove).await.expect("it is there");
+    desk.by(&olga, remove("ledger")).await.expect("it is there");
     for user in [&olga, &dora, &nora] {
         assert!(!desk.may(user, Operation::StoreGet, "ledger"));
     }
@@ -685,13 +759,148 @@ async fn an_owner_and_a_delegate_say_who_may_what_on_theirs_and_on_nothing_else(
 async fn a_bucket_that_is_not_dropped_keeps_its_owner() {
     let desk = Desk::open().await;
     let olga = desk.locked_user("olga", &[]).await;
-    let remove = Change::Remove {
-        operation: crate::store::Operation::DropBucket { name: "none".into() },
-        resource: bucket("none"),
-    };
-    desk.by_root(grant(&olga, bucket("none"), Tier::Read)).await;
-    assert_eq!(code(desk.by(&olga, remove).await), ErrorCode::BucketNotDefined);
+    desk.by_root(grant(&olga, bucket("none"), Tier::Admin)).await;
+    assert_eq!(code(desk.by(&olga, remove("none")).await), ErrorCode::BucketNotDefined);
     assert!(desk.may(&olga, Operation::StoreGet, "none"));
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_somebody_elses_by_now_is_not_removed_by_its_former_owner() {
+    let desk = Desk::open().await;
+    desk.role("definer", json!([{ "allow": ["store.defineBucket"] }])).await;
+    let olga = desk.locked_user("olga", &["definer"]).await;
+    let nora = desk.locked_user("nora", &["definer"]).await;
+    desk.by(&olga, define("ledger")).await.expect("it is new");
+    // Twice let in, as long as it was theirs.
+    desk.by(&olga, remove("ledger")).await.expect("it is theirs");
+    desk.by(&nora, define("ledger")).await.expect("it is new");
+    let late = desk.by(&olga, remove("ledger")).await;
+    assert_eq!(text(late), "No access to store.dropBucket on ledger");
+    assert!(desk.store.bucket("ledger").all().is_ok());
+    desk.by_root(unassign(&nora, "definer")).await;
+    assert_eq!(code(desk.by(&nora, define("other")).await), ErrorCode::Forbidden);
+    desk.by_root(Change::DeleteUser { user: Arc::clone(&nora) }).await;
+    assert_eq!(code(desk.by(&nora, remove("ledger")).await), ErrorCode::Unauthorized);
+    assert!(desk.store.bucket("ledger").all().is_ok());
+}
+
+#[tokio::test]
+async fn a_query_that_is_removed_is_judged_by_the_bucket_behind_it() {
+    let desk = Desk::open().await;
+    let olga = desk.locked_user("olga", &[]).await;
+    desk.by_root(define("ledger")).await;
+    desk.by_root(grant(&olga, bucket("ledger"), Tier::Admin)).await;
+    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": "ledger" }).as_object().expect("an object"));
+    let resource = Resource::new(ResourceKind::Query, "lines");
+    let define_lines = Change::Define {
+        operation: crate::store::Operation::DefineQuery {
+            name: "lines".into(),
+            definition: Arc::new(definition.expect("it is well formed")),
+        },
+        resource: resource.clone(),
+    };
+    let remove_lines = Change::Remove {
+        operation: crate::store::Operation::UndefineQuery { name: "lines".into() },
+        resource,
+    };
+    desk.by(&olga, define_lines.clone()).await.expect("they may");
+    let abel = desk.locked_user("abel", &["admin"]).await;
+    desk.by(&abel, enable(&olga, false))
+        .await
+        .expect("a query is nothing that they lack");
+    desk.by(&abel, enable(&olga, true))
+        .await
+        .expect("a query is nothing that they lack");
+    desk.by(&olga, remove_lines.clone()).await.expect("they may");
+    desk.by_root(define_lines).await;
+    let walt = desk.locked_user("walt", &["writer"]).await;
+    assert_eq!(code(desk.by(&walt, remove_lines).await), ErrorCode::Forbidden);
+}
+
+#[tokio::test]
+async fn whoever_defines_a_bucket_inherits_no_rights_of_others_on_a_former_one() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    let abel = desk.locked_user("abel", &["admin"]).await;
+    desk.by_root(define("ledger")).await;
+    desk.by_root(grant(&nora, bucket("ledger"), Tier::Admin)).await;
+    // As if the rights could not be removed with it.
+    desk.store.drop_bucket("ledger").await.expect("it is there");
+    desk.by(&abel, define("ledger")).await.expect("it is new");
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+    let desk = desk.restarted().await;
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+}
+
+#[tokio::test]
+async fn rows_of_others_are_not_to_be_had_by_way_of_their_account() {
+    let desk = Desk::open().await;
+    let rows = json!([{ "allow": ["store.get"], "where": { "team": "{{ session.metadata.team }}" } }]);
+    desk.role("clerk", rows).await;
+    desk.role("helper", json!([{ "allow": ["identity.resetPassword"] }])).await;
+    let [hans, mira, mona] = [
+        desk.locked_user("hans", &["helper", "clerk"]).await,
+        desk.locked_user("mira", &["clerk"]).await,
+        desk.locked_user("mona", &["clerk"]).await,
+    ];
+    for (user, team) in [(&hans, "a"), (&mira, "b"), (&mona, "a")] {
+        desk.by_root(Change::UpdateUser {
+            user: Arc::clone(user),
+            profile: Profile {
+                metadata: Setting::Set(json!({ "team": team }).as_object().cloned().unwrap_or_default()),
+                ..nothing()
+            },
+        })
+        .await;
+    }
+    let reset = |user: &Arc<str>| Change::ResetPassword {
+        user: Arc::clone(user),
+        hash: "$".into(),
+    };
+    assert_eq!(code(desk.by(&hans, reset(&mira)).await), ErrorCode::Forbidden);
+    desk.by(&hans, reset(&mona)).await.expect("they see the same rows");
+}
+
+#[tokio::test]
+async fn what_was_stored_under_other_keys_can_be_taken_away() {
+    let desk = Desk::open().await;
+    let mira = desk.locked_user("mira", &[]).await;
+    let admin = desk.identity.directory().role_named("admin").map(|role| Arc::clone(&role.id));
+    let put = async |table: &str, record: Value| {
+        desk.store.bucket(table).insert(&record).await.expect("the schema allows it");
+    };
+    for id in ["1", "2"] {
+        put("_user_roles", json!({ "id": id, "userId": mira, "roleId": admin })).await;
+        put(
+            "_acl",
+            json!({ "id": id, "subjectType": "user", "subjectId": mira, "resourceType": "bucket", "resourceName": "b", "operations": ["read"] }),
+        )
+        .await;
+    }
+    put(
+        "_resource_owners",
+        json!({ "id": "1", "userId": mira, "resourceType": "topic", "resourceName": "t" }),
+    )
+    .await;
+    let desk = desk.restarted().await;
+    assert!(desk.may(&mira, Operation::StoreDropBucket, "b"));
+    desk.by_root(unassign(&mira, "admin")).await;
+    assert!(!desk.may(&mira, Operation::StoreDropBucket, "b"));
+    assert!(desk.may(&mira, Operation::StoreGet, "b"));
+    let revoke = Change::Revoke {
+        entry: AclAddress {
+            subject: Subject::User(Arc::clone(&mira)),
+            resource: bucket("b"),
+        },
+        rights: None,
+    };
+    desk.by_root(revoke).await;
+    let desk = desk.restarted().await;
+    assert!(!desk.may(&mira, Operation::StoreGet, "b"), "neither now nor later");
+    desk.by_root(Change::DeleteUser { user: Arc::clone(&mira) }).await;
+    for table in ["_user_roles", "_acl", "_resource_owners"] {
+        assert!(desk.store.bucket(table).all().expect("it is defined").is_empty(), "{table}");
+    }
 }
 
 #[tokio::test]
@@ -840,6 +1049,14 @@ async fn rights_follow_roles_at_once_and_only_such_changes_raise_the_version() {
         ["superadmin"],
     ))));
     assert!(root.judge(Asked::named("store.get"), &Target::Bucket("_users")).is_err());
+    // A query that the embedding program has defined, or somebody when there were no users of our own.
+    for name in ["store.runQuery", "store.subscribe", "store.explain", "store.undefineQuery"] {
+        let peek = Target::Query {
+            name: "peek",
+            bucket: Some("_users"),
+        };
+        assert!(root.judge(Asked::named(name), &peek).is_err(), "{name}");
+    }
     assert!(root.judge_step(Operation::StoreGet, "_users").is_err());
     assert!(
         desk.authority

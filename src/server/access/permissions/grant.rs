@@ -99,6 +99,12 @@ impl Grant {
         self.allow.iter().all(covers)
     }
 
+    /// Whether its rule for rows stands for the same rows whoever of the two is logged in.
+    pub(crate) fn means_the_same_for(&self, one: &Principal, other: &Principal) -> bool {
+        let rows = |principal| self.filter.as_ref().map(|filter| template::resolve(filter, principal));
+        rows(one) == rows(other)
+    }
+
     /// Whether it is bounded no closer than another one.
     fn bounds_hold(&self, other: &Self) -> bool {
         let holds = |mine: &Option<Vec<String>>, theirs: &Option<Vec<String>>| match (mine, theirs) {
@@ -123,6 +129,11 @@ impl Grant {
         self.allow.iter().any(|allowed| pattern::matches(allowed, name))
     }
 
+    /// Whether it allows an operation by more than standing for all.
+    fn names(&self, name: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed != "*" && pattern::matches(allowed, name))
+    }
+
     /// Whether the grant allows an operation on a target, by whatever scope.
     fn covers(&self, asked: Asked<'_>, target: &Target<'_>) -> bool {
         let is_of_store = asked.name.starts_with("store.");
@@ -136,6 +147,12 @@ impl Grant {
             (Target::Query { bucket: None, .. }, buckets, _) => buckets.is_none() && !self.is_partial(),
             (Target::Topic(topic), _, Some(topics)) => topics.iter().any(|allowed| pattern::matches(allowed, topic)),
             (Target::Topic(_) | Target::Procedure(_), ..) => true,
+            // Whoever bounds a grant means to give little: users and rights are not part of it where nobody says so.
+            (Target::Server, buckets, topics)
+                if asked.name.starts_with("identity.") && (buckets.is_some() || topics.is_some()) && !self.names(asked.name) =>
+            {
+                false
+            }
             (Target::Server, Some(_), _) => !is_of_store,
             (Target::Server, None, Some(_)) => !asked.name.starts_with("rules."),
             (Target::Server, None, None) => true,

@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use super::{Caller, Circumstances, Plan};
 use crate::protocol::{ErrorCode, Operation, Tier};
+use crate::server::access::Target;
 use crate::server::handlers::Failure;
 use crate::server::identity::directory::{Directory, Resource, ResourceKind, Subject};
 use crate::server::identity::names::VIRTUAL_SUPERADMIN;
 use crate::server::identity::order::AclAddress;
+use crate::server::identity::rights::refusal;
 use crate::server::identity::tables::{Table, joint_key, members};
 
 /// The most entries on one resource, which are listed in one answer, and as many of one user or role.
@@ -87,6 +89,19 @@ pub(super) fn transfer(caller: &Caller<'_>, resource: &Resource, to: &Arc<str>) 
     Ok(plan)
 }
 
+/// Whether whoever wants something defined or removed may still do that, and with the very thing that is there now: since
+/// the request was let in it may have become somebody else's.
+///
+/// # Errors
+/// What they are told.
+pub(crate) fn require_still(caller: &Caller<'_>, asked: Operation, target: &Target<'_>) -> Result<(), Failure> {
+    if caller.rights.scope(caller.directory, asked.into(), target).is_some() {
+        Ok(())
+    } else {
+        Err(Failure::forbidden(refusal(asked.into(), target)))
+    }
+}
+
 /// Something was defined: whoever did it owns it.
 pub(super) fn defined(directory: &Directory, by: &Arc<str>, resource: &Resource) -> Plan {
     let mut plan = Plan::default();
@@ -100,9 +115,14 @@ pub(super) fn defined(directory: &Directory, by: &Arc<str>, resource: &Resource)
             "resourceName": name,
         }))),
     });
-    // What was granted before it was there is about it from now on.
     for entry in directory.acl_on(resource) {
-        plan.step(Table::Acl.update(&entry.key, &members(json!({ "bound": true }))));
+        // What was granted before it was there is about it from now on. What is left over of another one of that name,
+        // which could not be removed with it, is not.
+        plan.step(if entry.is_bound {
+            Table::Acl.delete(&entry.key)
+        } else {
+            Table::Acl.update(&entry.key, &members(json!({ "bound": true })))
+        });
     }
     plan.recheck(by);
     plan

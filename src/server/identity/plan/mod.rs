@@ -21,7 +21,7 @@ use crate::server::access::TokenDigest;
 use crate::server::handlers::Failure;
 use crate::store::Step;
 
-pub(crate) use self::access_list::{OWNED, may_manage, removed};
+pub(crate) use self::access_list::{OWNED, may_manage, removed, require_still};
 pub(crate) use self::roles::role_record;
 
 /// What changes are planned by, beside the directory.

@@ -408,16 +408,28 @@ proptest! {
     #[test]
     fn nobody_does_or_gains_what_a_naive_model_does_not_allow(wishes in wishes()) {
         let (mut kept, mut model) = (Kept::new(), Model::default());
-        let exists = |_: &Resource| true;
-        let circumstances = Circumstances {
-            now: 1,
-            session_ttl_ms: 1,
-            session_idle_ms: 1,
-            max_sessions_per_user: 1,
-            keeps_bootstrap_secret: true,
-            exists: &exists,
-        };
+        let mut defined = BTreeSet::new();
         for (by, wish) in &wishes {
+            // The store refuses to define what is there, and to remove what is not.
+            if let Wish::Define { bucket } = wish
+                && !defined.insert(*bucket)
+            {
+                continue;
+            }
+            if let Wish::Drop { bucket } = wish
+                && !defined.remove(bucket)
+            {
+                continue;
+            }
+            let exists = |resource: &Resource| defined.iter().any(|at: &usize| *resource.name == *BUCKETS[*at]);
+            let circumstances = Circumstances {
+                now: 1,
+                session_ttl_ms: 1,
+                session_idle_ms: 1,
+                max_sessions_per_user: 1,
+                keeps_bootstrap_secret: true,
+                exists: &exists,
+            };
             let order = Order { by: id_of(*by), connection: None, change: change_of(wish) };
             let planned = plan(&kept.directory, &order, circumstances);
             match (model.judge(*by, wish), &planned) {

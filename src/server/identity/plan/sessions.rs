@@ -93,12 +93,7 @@ pub(super) fn rotate(
     new: TokenDigest,
     circumstances: Circumstances<'_>,
 ) -> Result<Plan, Failure> {
-    let is_good = directory.session(session).is_some_and(|stored| {
-        stored.user == *by && stored.token == old && !stored.has_expired(circumstances.now, circumstances.session_idle_ms)
-    });
-    if !is_good {
-        return Err(Failure::new(ErrorCode::Unauthorized, "Invalid or expired session"));
-    }
+    require_held(directory, by, session, old, circumstances)?;
     if &**by != VIRTUAL_SUPERADMIN && !directory.user(by).is_some_and(|user| user.is_enabled) {
         return Err(Failure::new(ErrorCode::Unauthorized, "User not found or disabled"));
     }
@@ -107,6 +102,27 @@ pub(super) fn rotate(
     plan.former_token = Some((Arc::clone(session), old));
     plan.changes_rights = true;
     Ok(plan)
+}
+
+/// Whether a session of a user goes on, and is still known by a token.
+///
+/// # Errors
+/// Where it is not.
+pub(super) fn require_held(
+    directory: &Directory,
+    user: &str,
+    session: &str,
+    token: TokenDigest,
+    circumstances: Circumstances<'_>,
+) -> Result<(), Failure> {
+    let is_held = directory.session(session).is_some_and(|stored| {
+        *stored.user == *user && stored.token == token && !stored.has_expired(circumstances.now, circumstances.session_idle_ms)
+    });
+    if is_held {
+        Ok(())
+    } else {
+        Err(Failure::new(ErrorCode::Unauthorized, "Invalid or expired session"))
+    }
 }
 
 pub(super) fn close(directory: &Directory, session: &str) -> Plan {

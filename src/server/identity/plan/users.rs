@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Caller, Circumstances, Effect, Plan, end_sessions, require_another_superadmin};
+use super::{Caller, Circumstances, Effect, Plan, end_sessions, require_another_superadmin, sessions};
 use crate::protocol::{ConnectionId, ErrorCode, Operation};
 use crate::server::access::Secret;
 use crate::server::handlers::Failure;
@@ -150,6 +150,9 @@ pub(super) fn replace_password(
     if user.password != *proven {
         return Err(Failure::new(ErrorCode::Unauthorized, "Current password is incorrect"));
     }
+    // While the password was looked at the session may have ended, or somebody else may hold it by now under another
+    // token: theirs would be the one that is spared.
+    sessions::require_held(directory, caller.id, session, *old, circumstances)?;
     let mut plan = Plan::default();
     plan.step(Table::Users.update(&user.id, &members(json!({ "passwordHash": hash.expose() }))));
     for other in directory.sessions_of(caller.id) {
@@ -157,15 +160,13 @@ pub(super) fn replace_password(
             plan.step(Table::Sessions.delete(&other.id));
         }
     }
-    if directory.session(session).is_some_and(|stored| stored.token == *old) {
-        let begun_anew = members(json!({
-            "tokenHash": write_digest(new),
-            "loggedInAt": circumstances.now,
-            "expiresAt": circumstances.now.saturating_add(circumstances.session_ttl_ms),
-        }));
-        plan.step(Table::Sessions.update(session, &begun_anew));
-        plan.former_token = Some((Arc::clone(session), *old));
-    }
+    let begun_anew = members(json!({
+        "tokenHash": write_digest(new),
+        "loggedInAt": circumstances.now,
+        "expiresAt": circumstances.now.saturating_add(circumstances.session_ttl_ms),
+    }));
+    plan.step(Table::Sessions.update(session, &begun_anew));
+    plan.former_token = Some((Arc::clone(session), *old));
     plan.changes_rights = true;
     plan.effects.push(Effect::Revoke(Arc::clone(&user.id), connection));
     Ok(plan)
