@@ -206,7 +206,6 @@ impl Caller {
             Who::Admins => Self::Admin,
             Who::Superadmins => Self::Superadmin,
         };
-<<<<<<< HEAD
         if self == Self::OwnRows {
             entry.own_rows
         } else if least <= self {
@@ -215,14 +214,6 @@ impl Caller {
             UNAUTHORIZED
         } else {
             FORBIDDEN
-=======
-        match self {
-            Self::Stranger if least > self => UNAUTHORIZED,
-            Self::OwnRows => entry.own_rows,
-            Self::Stranger => entry.answer,
-            Self::Nobody | Self::Reader | Self::Writer | Self::Admin | Self::Superadmin if least > self => FORBIDDEN,
-            Self::Nobody | Self::Reader | Self::Writer | Self::Admin | Self::Superadmin => entry.answer,
->>>>>>> r-identity2
         }
     }
 
