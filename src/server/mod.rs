@@ -291,10 +291,11 @@ impl NoexServer {
     /// logging in by a token for [`Config::revocation_ttl`]. Gives the number of connections.
     ///
     /// ```
-    /// # use noex_server::server::{Config, NoexServer, config::{AuthConfig, Storage}};
+    /// # use noex_server::server::{Config, NoexServer, config::{AuthConfig, Storage, TokenValidator}};
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let auth = Some(AuthConfig::default());
+    /// # let validate = Some(TokenValidator::new(|_| async { Ok(None) }));
+    /// # let auth = Some(AuthConfig { validate, ..AuthConfig::default() });
     /// let server = NoexServer::start(Config { port: 0, auth, storage: Storage::Memory, ..Config::default() }).await?;
     /// assert_eq!(server.revoke_session("ida").await?, 0);
     /// # server.stop().await;

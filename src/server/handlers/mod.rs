@@ -122,6 +122,7 @@ impl Session {
     pub(crate) fn admit(&mut self, request: &Request<'_>) -> Admittance {
         self.look_at_access(true);
         if !self.access.authority().is_on() {
+            self.scope = Scope::Everything;
             return Admittance::Granted;
         }
         match self.judge(request) {

@@ -1,8 +1,8 @@
 //! Users, roles, rights and sessions of our own.
 //!
 //! They are kept in guarded buckets of the store ([`tables`]), and in memory as one immutable value, the
-//! [`Directory`](directory::Directory), which every question is answered from. All that changes is an
-//! [`Order`](order::Order): the one task in [`keeper`] has it planned ([`plan`], which is pure), commits the plan as one
+//! [`Directory`], which every question is answered from. All that changes is an
+//! [`Order`]: the one task in [`keeper`] has it planned ([`plan`], which is pure), commits the plan as one
 //! transaction, and lets the directory follow before the answer goes out.
 //!
 //! What a password is worth is found out before, in [`passwords`], and how often somebody may try, by [`limiter`].

@@ -877,3 +877,54 @@ async fn names_are_taken_whatever_their_case() {
     );
     assert!(names::check_user_name("__superadmin__").is_err());
 }
+
+#[tokio::test]
+async fn only_so_many_changes_wait() {
+    let desk = Desk::open().await;
+    // All are handed over before the first of them is looked at.
+    let orders = (0..super::ORDERS_MAX + 5).map(|_| desk.by("", Change::PurgeSessions));
+    let outcomes = futures_util::future::join_all(orders).await;
+    let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 5);
+    assert!(refused.iter().all(|failure| failure.code() == ErrorCode::Backpressure));
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_roles() {
+    let desk = Desk::open().await;
+    let have = desk.identity.directory().role_count();
+    for n in have..1_000 {
+        desk.role(&format!("role-{n}"), json!([])).await;
+    }
+    let role = NewRole {
+        id: "one-more".into(),
+        name: "one more".to_owned(),
+        description: None,
+        permissions: Vec::new(),
+    };
+    assert_eq!(
+        code(desk.by(VIRTUAL_SUPERADMIN, Change::CreateRole(role)).await),
+        ErrorCode::ValidationError
+    );
+}
+
+#[tokio::test]
+async fn a_user_has_only_so_many_entries_and_so_has_a_resource() {
+    let desk = Desk::open().await;
+    let mira = desk.locked_user("mira", &[]).await;
+    let otto = desk.locked_user("otto", &[]).await;
+    for n in 0..1_000 {
+        desk.by_root(grant(&mira, bucket(&format!("b{n}")), Tier::Read)).await;
+    }
+    let one_more = grant(&mira, bucket("one more"), Tier::Read);
+    assert_eq!(code(desk.by(VIRTUAL_SUPERADMIN, one_more).await), ErrorCode::ValidationError);
+    desk.by_root(grant(&mira, bucket("b0"), Tier::Write)).await;
+    desk.by_root(grant(&otto, bucket("one more"), Tier::Read)).await;
+    for n in 1..1_000 {
+        let user = desk.locked_user(&format!("user-{n}"), &[]).await;
+        desk.by_root(grant(&user, bucket("one more"), Tier::Read)).await;
+    }
+    let last = desk.locked_user("last", &[]).await;
+    let one_more = grant(&last, bucket("one more"), Tier::Read);
+    assert_eq!(code(desk.by(VIRTUAL_SUPERADMIN, one_more).await), ErrorCode::ValidationError);
+}

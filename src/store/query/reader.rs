@@ -209,14 +209,18 @@ impl<'a> Reader<'a> {
     /// finds where that is less.
     fn from(&self, filter: &Filter, start: Start<'_>) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
         if let Some(plan) = self.shortcut(filter) {
-            let mut found = self.found(&plan, filter);
             let key = self.bucket.key_field();
-            found.retain(|(row, record)| match start {
-                Start::Beginning => true,
-                Start::BehindKey(last) => record.datum(key) > *last,
-                Start::BehindRow(last) => *row > last,
-            });
-            return Box::new(found.into_iter().map(|(_, record)| record));
+            let rows: Rows<'a> = match start {
+                Start::BehindRow(last) => Box::new(self.by_plan(&plan, filter).skip_while(move |(row, _)| *row <= last)),
+                Start::Beginning if !self.is_ordered() => self.by_plan(&plan, filter),
+                Start::Beginning => Box::new(self.found(&plan, filter).into_iter()),
+                Start::BehindKey(last) => {
+                    let mut found = self.found(&plan, filter);
+                    found.retain(|(_, record)| record.datum(key) > *last);
+                    Box::new(found.into_iter())
+                }
+            };
+            return Box::new(rows.map(|(_, record)| record));
         }
         let records: Box<dyn Iterator<Item = &'a Record> + 'a> = match start {
             Start::Beginning if self.is_ordered() => Box::new(self.live_keys(Bound::Unbounded)),

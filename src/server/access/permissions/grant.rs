@@ -216,6 +216,13 @@ pub(crate) mod best {
         allowances.iter().any(|allowance| allowance.shows_some(asked))
     }
 
+    /// Whether what is allowed anywhere is bounded somewhere.
+    pub(crate) fn bounds_some(allowances: &[Allowance], asked: Asked<'_>) -> bool {
+        allowances
+            .iter()
+            .any(|allowance| allowance.scope != Scope::Everything && allowance.shows_some(asked))
+    }
+
     /// With how much of a bucket the steps of transactions are allowed by allowances that name transactions alone.
     pub(crate) fn steps(allowances: &[Allowance], bucket: &str) -> Option<Scope> {
         of(allowances.iter().filter_map(|allowance| allowance.allows_steps(bucket)))

@@ -202,9 +202,11 @@ impl TierRights {
 
     /// What holds where no rule says anything.
     fn otherwise(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, String> {
+        // A function may read any bucket, that of the rule for rows too.
+        let evades_rule = matches!(target, Target::Query { bucket: None, .. }) && best::bounds_some(&self.allowances, asked);
         match (self.default, self.level) {
-            (DefaultPermission::Allow, Some(_)) => Ok(Scope::Everything),
-            (DefaultPermission::Allow, None) | (DefaultPermission::Deny, _) => Err(format!("No permission for {} on {target}", asked.name)),
+            (DefaultPermission::Allow, Some(_)) if !evades_rule => Ok(Scope::Everything),
+            (DefaultPermission::Allow | DefaultPermission::Deny, _) => Err(format!("No permission for {} on {target}", asked.name)),
         }
     }
 }
@@ -354,6 +356,8 @@ mod tests {
         };
         assert_eq!(String::from_utf8_lossy(guard.key()), r#"[{"owner":"ida"},null]"#);
         assert_eq!(judged(&rights, "store.get", &Target::Bucket("users")), Ok(Scope::Everything));
+        let function = Target::Query { name: "q", bucket: None };
+        assert!(judged(&rights, "store.runQuery", &function).is_err(), "it may read any bucket");
     }
 
     #[test]
