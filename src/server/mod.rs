@@ -225,6 +225,10 @@ impl NoexServer {
         let mut running = self.config.lock();
         let Reload { config, waiting } = Reload::of(&running, &config);
         self.authority.reload(config.auth.as_ref())?;
+        // Also where nobody is logged in: what strangers may do can have changed as well.
+        for outbox in self.registry.outboxes() {
+            outbox.recheck();
+        }
         *running = config;
         Ok(waiting)
     }

@@ -104,6 +104,37 @@ fn ids(records: &Value) -> Vec<&str> {
     records.iter().map(|record| record["id"].as_str().unwrap()).collect()
 }
 
+/// Whoever writes a reference learns which keys there are, and can keep records from being removed.
+#[tokio::test]
+async fn nobody_has_fields_refer_to_a_bucket_that_they_may_not_read_as_a_whole() {
+    let (server, mut ida, mut root) = with_orders().await;
+    let referring = |to: &str| json!({ "of": { "type": "string", "ref": to } });
+    let update = |to: &str| json!({ "name": "open", "updates": { "addFields": referring(to) } });
+    let define = |to: &str| {
+        let mut schema = referring(to);
+        schema["id"] = json!({ "type": "string" });
+        json!({ "name": "open", "config": { "key": "id", "schema": schema } })
+    };
+    for (to, message) in [
+        ("vault", "No permission for store.get on vault"),
+        ("nowhere", "No permission for store.get on nowhere"),
+        (
+            "orders",
+            "This concerns all records of the bucket, and you have access to some of them",
+        ),
+    ] {
+        let refused = ida.call("store.updateBucket", update(to)).await;
+        assert_eq!((&refused["code"], &refused["message"]), (&json!("FORBIDDEN"), &json!(message)));
+    }
+    ida.result("store.dropBucket", json!({ "name": "open" })).await;
+    let refused = ida.call("store.defineBucket", define("vault")).await;
+    assert_eq!(refused["message"], "No permission for store.get on vault");
+    ida.result("store.defineBucket", define("open")).await;
+    root.result("store.dropBucket", json!({ "name": "open" })).await;
+    root.result("store.defineBucket", define("vault")).await;
+    server.stop_now().await;
+}
+
 #[tokio::test]
 async fn every_read_is_of_what_is_there_for_the_reader() {
     let (server, mut ida, _root) = with_orders().await;

@@ -62,6 +62,29 @@ async fn a_token_that_is_taken_out_of_the_file_ends_its_sessions_and_their_subsc
 }
 
 #[tokio::test]
+async fn a_rule_that_is_taken_out_of_the_file_ends_what_strangers_follow_at_once() {
+    let for_strangers = |rules: Value| {
+        let mut config = config(both(), rules);
+        config["auth"]["required"] = json!(false);
+        config["auth"]["anonymousRoles"] = json!(["clerk"]);
+        config
+    };
+    let server = TestServer::start(for_strangers(all_for_everybody())).await;
+    let mut stranger = server.connect().await;
+    assert_eq!(
+        code_of(&mut stranger, "store.subscribe", json!({ "query": "all" })).await,
+        Value::Null
+    );
+    let nothing = json!([{ "role": "admin", "allow": "*" }]);
+    reload(&server, &for_strangers(nothing), "was read again").await;
+    let notice = stranger.receive(|message| message["type"] == "system").await.unwrap();
+    assert_eq!(
+        (&notice["event"], &notice["reason"]),
+        (&json!("subscription_ended"), &json!("forbidden"))
+    );
+}
+
+#[tokio::test]
 async fn a_rule_that_changes_decides_the_next_request_of_live_connections() {
     let server = TestServer::start(config(both(), all_for_everybody())).await;
     let (mut ada, mut ida) = (login(&server, ADA).await, login(&server, IDA).await);

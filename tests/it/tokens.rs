@@ -342,6 +342,17 @@ async fn a_request_for_a_token_must_have_the_form_of_one_and_counts_against_the_
     server.stop_now().await;
 }
 
+#[tokio::test]
+async fn a_body_that_is_malformed_is_not_said_to_be_too_large() {
+    let server = start(auth(), |_| {}).await;
+    let head = "HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer tk-olga-02aa\r\nContent-Type: application/json\r\n";
+    let request = format!("POST /api/token {head}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n");
+    let answer = exchange(&server, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("VALIDATION_ERROR"), "{answer}");
+    server.stop_now().await;
+}
+
 fn key(name: &str) -> String {
     format!("{}/src/server/access/tokens/test_keys/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -139,6 +139,7 @@ impl Access {
     pub(crate) fn refresh(&mut self, now_ms: u64, used: bool) -> Change {
         // Before anything is asked: what changes meanwhile is seen the next time.
         let version = self.authority.version();
+        let mut change = Change::Rights;
         if let Some(login) = &mut self.login {
             match self.authority.standing(login, now_ms, used) {
                 Standing::Holds(principal) => {
@@ -146,6 +147,10 @@ impl Access {
                         return Change::Nothing;
                     }
                     if !Arc::ptr_eq(&principal, &login.principal) {
+                        // The same token may stand for another user by now.
+                        if principal.user_id != login.principal.user_id {
+                            change = Change::User;
+                        }
                         login.principal = principal;
                         self.place.take(Some(login));
                     }
@@ -165,7 +170,7 @@ impl Access {
         }
         self.work_out_rights(version);
         self.set_deadline();
-        Change::Rights
+        change
     }
 
     /// Somebody has logged in.
@@ -451,6 +456,13 @@ impl Access {
             self.admit_step(*operation, bucket)?;
         }
         Ok(Scope::Everything)
+    }
+}
+
+impl Drop for Access {
+    /// A session may last for years: what waits for its end must not outlive the connection.
+    fn drop(&mut self) {
+        self.deadlines.set(self.place.connection(), None, &self.outbox);
     }
 }
 

@@ -9,12 +9,15 @@ use serde_json::json;
 
 use super::authority::{Authority, Standing, Work};
 use super::connection::{Access, Change, Followed};
+use super::deadlines::Deadlines;
 use super::open::Everything;
 use super::permissions::{Permissions, PermissionsConfig, rule};
+use super::presence::Place;
 use super::principal::{Login, Principal, TokenDigest};
 use super::rights::{Rights, Scope};
 use super::secret::Secret;
-use crate::protocol::{Envelope, ErrorCode, Operation};
+use crate::protocol::{ConnectionId, Envelope, ErrorCode, Operation};
+use crate::server::connection::OutboxHandle;
 use crate::server::handlers::Failure;
 use crate::store::state::State;
 
@@ -177,6 +180,36 @@ fn rights_are_worked_out_anew_when_the_version_rises_and_not_before() {
     *authority.ended.lock() = true;
     assert_eq!(access.refresh(6, false), Change::SessionOver);
     assert_eq!(ask(&mut access, GET), unauthorized("Authentication required"));
+}
+
+#[test]
+fn a_token_that_stands_for_another_user_by_now_is_a_change_of_users() {
+    let authority = Scripted::new(true);
+    let mut access = Access::of_nobody(Arc::clone(&authority) as Arc<dyn Authority>);
+    access.log_in(login("ida", &["root"]));
+    *authority.principal.lock() = Some(Arc::new(Principal::new("bob", ["root"])));
+    authority.rise();
+    assert_eq!(access.refresh(5, true), Change::User);
+    assert_eq!(access.refresh(5, true), Change::Nothing);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_leaves_no_deadline_behind() {
+    let deadlines = Arc::new(Deadlines::default());
+    let outbox = OutboxHandle::default();
+    let place = Place::new(Arc::default(), ConnectionId::next(), Arc::clone(&outbox));
+    let address = IpAddr::from([127, 0, 0, 1]);
+    let mut access = Access::new(Scripted::new(true), Arc::clone(&deadlines), place, outbox, address, Some(u64::MAX));
+    assert_eq!(deadlines.len(), 1, "until when somebody has to log in");
+    let mut ends = login("ida", &["root"]);
+    ends.principal = Arc::new(Principal {
+        expires_at: Some(u64::MAX),
+        ..(*ends.principal).clone()
+    });
+    access.log_in(ends);
+    assert_eq!(deadlines.len(), 1, "until when the session lasts");
+    drop(access);
+    assert_eq!(deadlines.len(), 0);
 }
 
 #[test]

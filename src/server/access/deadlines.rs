@@ -72,6 +72,12 @@ impl Deadlines {
         }
     }
 
+    /// The number of connections that have one.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shared.waiting.lock().by_connection.len()
+    }
+
     /// Starts the watch with the first deadline: most servers need none.
     fn start(&self) {
         let mut watch = self.watch.lock();

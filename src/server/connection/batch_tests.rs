@@ -186,6 +186,24 @@ async fn a_batch_with_one_malformed_request_too_many_is_answered_whole_before_th
     assert!(fixture.handled().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_batch_with_one_forbidden_request_too_many_is_answered_whole_before_the_close() {
+    let mut fixture = Fixture::with(Admission::limited(RateLimitConfig {
+        refused: Some(1),
+        ..RateLimitConfig::default()
+    }))
+    .await;
+    fixture
+        .send_batch(9, &[(1, "forbidden"), (2, "forbidden"), (3, "forbidden"), (4, "store.get")])
+        .await;
+    let answers = fixture.batch_answer(9).await;
+    assert_eq!(ids(&answers), [1, 2, 3, 4]);
+    assert_eq!(answers[1], json!({ "id": 2 }));
+    assert_eq!(answers[2]["code"], "BACKPRESSURE");
+    assert_eq!(fixture.close_code().await, (1008, "too_many_refused".to_owned()));
+    assert!(fixture.handled().is_empty());
+}
+
 #[tokio::test]
 async fn once_the_answers_are_too_large_the_other_requests_are_not_carried_out() {
     let mut fixture = Fixture::new().await;

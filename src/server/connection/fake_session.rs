@@ -108,7 +108,7 @@ pub(crate) fn large_answer(id: i64, bytes: usize) -> Vec<u8> {
 }
 
 /// Answers `store.insert` when the test releases it, and other inserts meanwhile; `wait` likewise, but alone; `large`
-/// with as many bytes as its field `bytes` says; everything else at once. Panics at `panic`.
+/// with as many bytes as its field `bytes` says; everything else at once. Refuses `forbidden`, and panics at `panic`.
 pub(crate) struct FakeSession(Arc<Script>);
 
 impl Service for FakeSession {
@@ -144,7 +144,10 @@ impl Service for FakeSession {
         }
     }
 
-    fn admit(&mut self, _: &Request<'_>) -> Admittance {
+    fn admit(&mut self, request: &Request<'_>) -> Admittance {
+        if request.name() == "forbidden" {
+            return Admittance::Refused(answer(request.id().to_string().parse().expect("tests use whole numbers")));
+        }
         Admittance::Granted
     }
 

@@ -112,12 +112,25 @@ pub(super) fn define_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let parsed = in_place(|| BucketDefinition::parse(&config));
     let definition = parsed.map_err(|issues| invalid(format!("definition of bucket \"{name}\""), issues))?;
     for reference in definition.references() {
-        deny_reserved(reference.target.as_str())?;
+        admit_reference(call, &name, reference.target.as_str())?;
     }
     let success = call.encoder().named(name.as_str(), "created");
     let resource = Resource::new(ResourceKind::Bucket, name.as_str());
     let definition = Arc::new(definition);
     owned(call, Fate::Defined, resource, Operation::DefineBucket { name, definition }, success)
+}
+
+/// Whether a field of a bucket may refer to another bucket. Whoever writes the field learns what keys there are, and can
+/// keep records from being removed: so whoever defines it must be allowed to read all of that bucket.
+fn admit_reference(call: &Call<'_, '_>, from: &BucketName, to: &str) -> Result<(), Failure> {
+    deny_reserved(to)?;
+    if to == from.as_str() {
+        return Ok(());
+    }
+    match call.access.admit_step(protocol::Operation::StoreGet, to)? {
+        Scope::Everything => Ok(()),
+        Scope::Guarded(_) => Err(StoreError::NeedsAllRecords.into()),
+    }
 }
 
 /// `store.updateBucket`.
@@ -126,9 +139,8 @@ pub(super) fn update_bucket(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let updates = fields::object(call.fields, "updates")?;
     let name = client_bucket(&name)?;
     let added = updates.get("addFields").and_then(serde_json::Value::as_object);
-    // A reference would tell what keys there are, and keep records from being removed.
     for bucket in added.into_iter().flatten().filter_map(|(_, field)| field.get("ref")?.as_str()) {
-        deny_reserved(bucket)?;
+        admit_reference(call, &name, bucket)?;
     }
     let success = Success::Prepared(call.encoder().named(name.as_str(), "updated"));
     call.submit(Operation::UpdateBucket { name, updates }, success)

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
@@ -69,7 +69,13 @@ async fn mint(request: Request<Incoming>, peer: IpAddr, doorkeepers: Doorkeepers
     if !is_json(&head.headers) {
         return Err(Refusal::UnsupportedMediaType);
     }
-    let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|_| Refusal::TooLarge)?;
+    let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Refusal::TooLarge
+        } else {
+            Refusal::Invalid("The body is broken off or malformed".to_owned())
+        }
+    })?;
     let order = read_order(&body.to_bytes()).map_err(Refusal::Invalid)?;
     sign(&signer, order)
 }

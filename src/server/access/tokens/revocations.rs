@@ -92,7 +92,11 @@ impl Revocations {
             return Ok(());
         }
         if self.store.snapshot().bucket(BUCKET).is_err() {
-            self.store.define_bucket(BUCKET, definition()).await?;
+            match self.store.define_bucket(BUCKET, definition()).await {
+                // Another revocation has been faster.
+                Ok(_) | Err(StoreError::BucketAlreadyExists(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         let bucket = self.store.bucket(BUCKET);
         // Many at a time, so that they share commit groups.
@@ -130,6 +134,17 @@ fn definition() -> BucketDefinition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_first_revocations_may_come_together_and_all_are_kept() {
+        let store = Store::builder().in_memory().open().await.expect("a store");
+        let revocations = Revocations::open(store.clone(), Duration::from_secs(60));
+        let keep = |user: &'static str| revocations.keep(revocations.add(&[user]));
+        let (ida, bob) = tokio::join!(keep("ida"), keep("bob"));
+        assert_eq!((ida, bob), (Ok(()), Ok(())));
+        let reopened = Revocations::open(store, Duration::from_secs(60));
+        assert!(["ida", "bob"].iter().all(|user| reopened.holds(user, wall_clock_ms())));
+    }
 
     #[tokio::test]
     async fn the_list_is_bounded_and_those_go_first_whose_time_would_be_over_first() {

@@ -99,11 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     }
 
     /// Answers what nobody is asked for: a message that is no request, or one that whoever sends it may not. Unless it is
-    /// one too many.
+    /// one too many; but in a batch that has its place in the list like all others.
     fn refuse(&mut self, ticket: Ticket, answer: Vec<u8>) {
-        match self.admission.count_refused() {
-            Ok(()) => self.owe(ticket, answer),
-            Err(code) => self.happen(Event::Finish(code)),
+        let counted = self.admission.count_refused();
+        if counted.is_ok() || self.answers.has_batch() {
+            self.owe(ticket, answer);
+        }
+        if let Err(code) = counted {
+            self.happen(Event::Finish(code));
         }
     }
 
@@ -175,11 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             }
             Ok(request) => self.carry_out(batch.ticket, &request, cx),
             Err(answer) => {
-                // The one that is too many has its place in the list like all others.
-                self.owe(batch.ticket, answer);
-                if let Err(code) = self.admission.count_refused() {
-                    self.happen(Event::Finish(code));
-                }
+                self.refuse(batch.ticket, answer);
                 true
             }
         };
