@@ -139,6 +139,9 @@ pub enum StoreError {
         /// The unique field; the names of a compound index are joined by commas.
         field: String,
     },
+    /// The same of a unique field that is not there for them.
+    #[error("Unique constraint violation in bucket \"{0}\": a field that you have no access to would not be unique")]
+    HiddenValueTaken(BucketName),
     /// Records refer to what would go, told to somebody for whom they may not be there.
     #[error("Cannot delete: other records still refer to what would be deleted")]
     ReferredTo,
@@ -236,7 +239,8 @@ impl StoreError {
             | Self::QueryAlreadyDefined(_)
             | Self::RecordAlreadyExists { .. }
             | Self::UniqueViolation { .. }
-            | Self::ValueTaken { .. } => ErrorCode::AlreadyExists,
+            | Self::ValueTaken { .. }
+            | Self::HiddenValueTaken(_) => ErrorCode::AlreadyExists,
             Self::InvalidRecord { .. } | Self::Invalid { .. } | Self::LimitExceeded(_) => ErrorCode::ValidationError,
             Self::RecordNotFound { .. } => ErrorCode::NotFound,
             Self::TransactionConflict { .. }
@@ -271,6 +275,7 @@ impl StoreError {
                 value: taken,
             } => Some(json!({ "bucket": bucket, "field": field, "value": value(taken) })),
             Self::ValueTaken { bucket, field } => Some(json!({ "bucket": bucket, "field": field })),
+            Self::HiddenValueTaken(bucket) => Some(json!({ "bucket": bucket })),
             Self::VersionConflict {
                 bucket,
                 key,

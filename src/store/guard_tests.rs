@@ -721,6 +721,106 @@ fn a_unique_value_that_is_taken_is_not_repeated() {
     assert!(!format!("{refused} {:?}", refused.details()).contains("s3cret"), "{refused}");
 }
 
+/// A bucket in which fields have what they clash by without being named: by default, or since before.
+fn state_with_defaults() -> State {
+    let mut state = state(&json!({}));
+    let text = json!({ "type": "string" });
+    let config = json!({
+        "key": "id",
+        "schema": {
+            "id": text, "n": { "type": "number" }, "group": text,
+            "seal": { "type": "string", "default": "s3al" }, "boss": { "type": "string", "ref": "t", "default": "b0ss" },
+        },
+        "indexes": [{ "fields": ["group", "seal"], "unique": true }, { "fields": ["seal", "n"], "unique": true }],
+    });
+    let define = Operation::DefineBucket {
+        name: "d".into(),
+        definition: Arc::new(BucketDefinition::from_value(&config).unwrap()),
+    };
+    run(&mut state, define).unwrap();
+    state
+}
+
+fn insert_into_d(data: Value) -> Operation {
+    Operation::Insert {
+        bucket: "d".into(),
+        record: record(&object(&data)),
+    }
+}
+
+#[test]
+fn fields_that_are_not_there_are_not_named_by_what_they_clash_with() {
+    let mut state = state_with_defaults();
+    run(&mut state, Doing::Insert(object(&json!({ "id": "b0ss" }))).operation()).unwrap();
+    run(&mut state, insert_into_d(json!({ "id": "a", "n": 1, "group": "g" }))).unwrap();
+    let by_n = || insert_into_d(json!({ "id": "b", "n": 1 }));
+    let refused = run(&mut state, by_n().within(guard(json!({}), Some(&["n"])))).unwrap_err();
+    let named = |field: &str| StoreError::ValueTaken {
+        bucket: "d".into(),
+        field: field.to_owned(),
+    };
+    assert_eq!(refused, named("n"));
+    let refused = run(&mut state, by_n().within(guard(json!({}), None))).unwrap_err();
+    assert_eq!(refused, named("seal,n"));
+    // Of several guards in a transaction the closest counts, whichever of them has brought it about.
+    let Operation::Insert { bucket, record } = by_n() else {
+        unreachable!()
+    };
+    let of_group = Step {
+        bucket: bucket.clone(),
+        action: Action::Count {
+            filter: Filter::everything(),
+        },
+        guard: Some(guard(json!({}), Some(&["group"]))),
+    };
+    let insert = Step {
+        bucket,
+        action: Action::Insert { record },
+        guard: None,
+    };
+    let steps = vec![insert, of_group];
+    let refused = run(&mut state, Operation::Transaction { steps }).unwrap_err();
+    assert_eq!(refused, StoreError::HiddenValueTaken("d".into()));
+    assert_eq!(refused.code(), ErrorCode::AlreadyExists);
+    assert!(!format!("{refused} {:?}", refused.details()).contains("seal"), "{refused}");
+}
+
+#[test]
+fn a_reference_that_is_not_there_is_not_named_where_it_leads_nowhere() {
+    let mut state = state_with_defaults();
+    let insert = || insert_into_d(json!({ "id": "a", "n": 1 }));
+    let openly = run(&mut state, insert().within(guard(json!({}), Some(&["n", "boss"])))).unwrap_err();
+    assert!(matches!(openly, StoreError::MissingTarget { .. }), "{openly}");
+    let refused = run(&mut state, insert().within(guard(json!({}), Some(&["n"])))).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::ValidationError);
+    let told = format!("{refused} {:?}", refused.details());
+    assert!(!told.contains("boss") && !told.contains("b0ss"), "{told}");
+}
+
+#[test]
+fn a_fault_whose_place_may_stand_for_a_hidden_field_is_not_told() {
+    let mut state = State::default();
+    let config = json!({ "key": "id", "schema": { "id": { "type": "string" }, "a.b": { "type": "string" } } });
+    let define = Operation::DefineBucket {
+        name: "t".into(),
+        definition: Arc::new(BucketDefinition::from_value(&config).unwrap()),
+    };
+    run(&mut state, define).unwrap();
+    let insert = Doing::Insert(object(&json!({ "id": "x", "a": { "b": "no number" } })));
+    run(&mut state, insert.operation()).unwrap();
+    let a = json!({ "type": "object", "properties": { "b": { "type": "number" } } });
+    let update = Operation::UpdateBucket {
+        name: "t".into(),
+        updates: object(&json!({ "addFields": { "a": a } })),
+    };
+    run(&mut state, update).unwrap();
+    for (fields, place) in [(["a", "a.b"], "a.b"), (["c", "a.b"], "")] {
+        let update = Doing::Update("x".to_owned(), object(&json!({ "a.b": "y" })), None).operation();
+        let refused = run(&mut state, update.within(guard(json!({}), Some(&fields)))).unwrap_err();
+        assert_eq!(refused.details().unwrap()[0]["field"], place, "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_answered_within_a_guard_is_not_told_within_another() {
     use super::{RequestKey, Store};

@@ -173,6 +173,12 @@ struct Model {
     /// All versions in which a mark occurs.
     versions: BTreeMap<String, Vec<Version>>,
     marks: usize,
+    /// Records that must not be removed, since others refer to them. Whose marks nobody but the administrator may see.
+    pinned: BTreeSet<String>,
+    /// Whether records of other buckets refer to these.
+    with_references: bool,
+    /// Who has had what carried out under a key.
+    done: Option<(String, Value)>,
 }
 
 impl Model {
@@ -241,10 +247,14 @@ fn marks(text: &str) -> BTreeSet<&str> {
 /// A user at work.
 struct Actor {
     user: User,
+    /// The same with the rule that held until a moment ago: messages by that may still be on their way.
+    before: Option<User>,
     client: TestClient,
     /// What the user has said.
     said: BTreeSet<String>,
     cursors: Vec<(&'static str, Value, Value)>,
+    /// The request keys that they have used.
+    keys: BTreeSet<String>,
 }
 
 impl Actor {
@@ -256,9 +266,11 @@ impl Actor {
             .await;
         Self {
             user,
+            before: None,
             client,
             said: BTreeSet::new(),
             cursors: Vec::new(),
+            keys: BTreeSet::new(),
         }
     }
 
@@ -294,6 +306,17 @@ impl Actor {
         self.client
             .result("auth.login", json!({ "token": format!("token-of-{}", self.user.name) }))
             .await;
+        self.follow().await;
+    }
+
+    /// Has got another rule, which has ended what was followed: it is followed again, with the cursors of before.
+    async fn adapt(&mut self, user: User, model: &Model, seed: u64) {
+        self.check(model, seed);
+        self.before = Some(std::mem::replace(&mut self.user, user));
+        // What was sent by the rule of before comes before the answer to anything that is asked now.
+        self.client.result("auth.whoami", json!({})).await;
+        self.check(model, seed);
+        self.before = None;
         self.follow().await;
     }
 
@@ -350,7 +373,7 @@ impl Actor {
 
     /// Changes something, and the model where it was allowed to.
     async fn write(&mut self, dice: &mut Dice, model: &mut Model) {
-        match dice.below(6) {
+        match dice.below(11) {
             0 => {
                 let version = model.random(dice);
                 let whole = version.json();
@@ -374,8 +397,9 @@ impl Actor {
                 let Some(id) = model.some_id(dice) else { return };
                 let visible = self.user.sees_row(&model.live[&id]);
                 let answer = self.call("store.delete", json!({ "bucket": "items", "key": id })).await;
-                assert_eq!(answer["type"], "result", "{answer}");
-                if visible {
+                let is_refused = visible && model.pinned.contains(&id);
+                assert_eq!(answer["code"].as_str(), is_refused.then_some("CONFLICT"), "{answer}");
+                if visible && !is_refused {
                     model.live.remove(&id);
                 }
             }
@@ -390,6 +414,11 @@ impl Actor {
                         .retain(|_, version| Some(version.level) != level || !user.sees_row(version));
                 }
             }
+            5 => self.upsert(dice, model).await,
+            6 => self.update_many(dice, model).await,
+            7 => self.write_several(dice, model).await,
+            8 => self.update_once(dice, model).await,
+            9 => self.repeat(model).await,
             _ => {
                 let Some(id) = model.some_id(dice) else { return };
                 let (name, value) = self.random_change(dice, model);
@@ -405,6 +434,100 @@ impl Actor {
         }
     }
 
+    /// A record of this key, which may be there for everybody but them.
+    async fn upsert(&mut self, dice: &mut Dice, model: &mut Model) {
+        let Some(id) = model.some_id(dice) else { return };
+        let (name, value) = self.random_change(dice, model);
+        let mut fields = json!({ "bucket": "items", "data": { "id": id, name.as_str(): value } });
+        if dice.percent(30) {
+            fields["expectVersion"] = json!(dice.below(2));
+        }
+        let visible = self.user.sees_row(&model.live[&id]);
+        let answer = self.call("store.upsert", fields).await;
+        assert!(visible || answer["type"] == "error", "{answer}");
+        if answer["type"] == "result" {
+            change(model, &id, &name, &value);
+        }
+    }
+
+    async fn update_many(&mut self, dice: &mut Dice, model: &mut Model) {
+        let level = dice.below(4);
+        let (name, value) = self.random_change(dice, model);
+        let fields = json!({ "bucket": "items", "filter": { "level": level }, "data": { name.as_str(): value } });
+        let answer = self.call("store.updateMany", fields).await;
+        if answer["type"] != "result" {
+            return;
+        }
+        let matching = |version: &&Version| version.level == level as i64 && self.user.sees_row(version);
+        let ids: Vec<_> = model.live.values().filter(matching).map(|version| version.id.clone()).collect();
+        assert_eq!(answer["data"], ids.len(), "{:?}: {answer}", self.user);
+        for id in ids {
+            change(model, &id, &name, &value);
+        }
+    }
+
+    /// All of it or nothing, and each step sees what those before it have done.
+    async fn write_several(&mut self, dice: &mut Dice, model: &mut Model) {
+        let (Some(first), Some(second)) = (model.some_id(dice), model.some_id(dice)) else {
+            return;
+        };
+        let new = model.random(dice);
+        let (name, value) = self.random_change(dice, model);
+        let mut operations = vec![
+            json!({ "op": "update", "bucket": "items", "key": first, "data": { name.as_str(): value } }),
+            json!({ "op": "get", "bucket": "items", "key": first }),
+            json!({ "op": "delete", "bucket": "items", "key": second }),
+            json!({ "op": "where", "bucket": "items", "filter": {} }),
+        ];
+        let inserts = dice.percent(50);
+        if inserts {
+            operations.insert(dice.below(3), json!({ "op": "insert", "bucket": "items", "data": new.json() }));
+        }
+        let answer = self.call("store.transaction", json!({ "operations": operations })).await;
+        if answer["type"] != "result" {
+            return;
+        }
+        if inserts {
+            model.put(new);
+        }
+        change(model, &first, &name, &value);
+        if self.user.sees_row(&model.live[&second]) {
+            model.live.remove(&second);
+        }
+    }
+
+    /// Changes something under a key, to be asked for again.
+    async fn update_once(&mut self, dice: &mut Dice, model: &mut Model) {
+        let Some(id) = model.some_id(dice) else { return };
+        let (name, value) = self.random_change(dice, model);
+        let key = model.mark();
+        self.keys.insert(key.clone());
+        let request = json!({ "bucket": "items", "key": id, "data": { name.as_str(): value }, "requestKey": key });
+        let answer = self.call("store.update", request.clone()).await;
+        if answer["type"] == "result" {
+            change(model, &id, &name, &value);
+            model.done = Some((self.user.name.clone(), request));
+        }
+    }
+
+    /// What was done once is not done again, whatever has become of the record and of the rule. Of somebody else, the
+    /// same is another request.
+    async fn repeat(&mut self, model: &mut Model) {
+        let Some((user, request)) = model.done.clone() else { return };
+        let is_own = user == self.user.name;
+        if !is_own && !self.keys.insert(request["requestKey"].to_string()) {
+            return;
+        }
+        let answer = self.call("store.update", request.clone()).await;
+        if is_own {
+            let is_known = answer["type"] == "result" || answer["code"] == "CONFLICT";
+            assert!(is_known, "{request}: {answer}");
+        } else if answer["type"] == "result" {
+            let (name, value) = request["data"].as_object().unwrap().iter().next().unwrap();
+            change(model, request["key"].as_str().unwrap(), name, value);
+        }
+    }
+
     fn random_change(&self, dice: &mut Dice, model: &mut Model) -> (String, Value) {
         let name = dice.one_of(&FIELDS[1..]);
         let value = match name {
@@ -412,6 +535,11 @@ impl Actor {
             "team" => json!(format!("t{}", dice.below(2))),
             "level" => json!(dice.below(4)),
             "public" => json!(dice.percent(50)),
+            // Now and then one that is taken.
+            "b" if dice.percent(20) && !model.live.is_empty() => {
+                let id = model.some_id(dice).unwrap_or_default();
+                json!(model.live[&id].b)
+            }
             _ => json!(model.mark()),
         };
         (name.to_owned(), value)
@@ -422,7 +550,9 @@ impl Actor {
         for text in self.client.take_texts() {
             for mark in marks(&text) {
                 assert!(
-                    self.said.contains(mark) || model.may_see(&self.user, mark),
+                    self.said.contains(mark)
+                        || model.may_see(&self.user, mark)
+                        || self.before.as_ref().is_some_and(|before| model.may_see(before, mark)),
                     "seed {seed}: {:?} is shown {mark}, of {:?}, in {text}",
                     self.user,
                     model.versions.get(mark),
@@ -468,7 +598,7 @@ fn without_metadata(record: &Value) -> Value {
         .into()
 }
 
-async fn start(users: &[User]) -> NoexServer {
+fn config(users: &[User], with_references: bool) -> Config {
     let admin = StaticToken {
         token: Secret::from("token-of-admin"),
         user_id: "admin".to_owned(),
@@ -478,7 +608,8 @@ async fn start(users: &[User]) -> NoexServer {
     };
     let rule_of_admin = PermissionRule::parse(&json!({ "role": "admin", "allow": "*" })).unwrap();
     let text = json!({ "type": "string" });
-    let schema = json!({ "id": text, "owner": text, "team": text, "level": { "type": "number" }, "public": { "type": "boolean" }, "a": text, "b": text });
+    let unique = json!({ "type": "string", "unique": true });
+    let schema = json!({ "id": text, "owner": text, "team": text, "level": { "type": "number" }, "public": { "type": "boolean" }, "a": text, "b": unique });
     let bucket = json!({ "key": "id", "schema": schema, "indexes": ["owner", "level"] });
     let queries = json!({
         "all": { "bucket": "items" },
@@ -486,10 +617,20 @@ async fn start(users: &[User]) -> NoexServer {
         "owned": { "bucket": "items", "filter": { "owner": "{{ params.owner }}" } },
         "levels": { "bucket": "items", "aggregate": { "function": "count", "groupBy": "level" } },
     });
-    let config = Config {
+    let mut buckets = vec![("items", bucket)];
+    if with_references {
+        for (name, on_delete) in [("pins", "restrict"), ("notes", "cascade")] {
+            let to = json!({ "type": "string", "ref": "items", "onDelete": on_delete });
+            buckets.push((name, json!({ "key": "id", "schema": { "id": text, "to": to } })));
+        }
+    }
+    Config {
         port: 0,
         storage: Storage::Memory,
-        buckets: [("items".into(), bucket.as_object().unwrap().clone())].into_iter().collect(),
+        buckets: buckets
+            .iter()
+            .map(|(name, bucket)| ((*name).into(), bucket.as_object().unwrap().clone()))
+            .collect(),
         queries: queries
             .as_object()
             .unwrap()
@@ -506,8 +647,7 @@ async fn start(users: &[User]) -> NoexServer {
             ..AuthConfig::default()
         }),
         ..Config::default()
-    };
-    NoexServer::start(config).await.unwrap()
+    }
 }
 
 /// The administrator changes something.
@@ -532,26 +672,61 @@ async fn administrate(admin: &mut TestClient, dice: &mut Dice, model: &mut Model
                 .result("store.update", json!({ "bucket": "items", "key": id, "data": data }))
                 .await;
         }
+        (8, Some(id)) if model.with_references && dice.percent(60) => {
+            let bucket = dice.one_of(&["pins", "notes"]);
+            let record = json!({ "id": model.mark(), "to": id });
+            admin.result("store.insert", json!({ "bucket": bucket, "data": record })).await;
+            if bucket == "pins" {
+                model.pinned.insert(id);
+            }
+        }
+        (8, Some(id)) if model.pinned.contains(&id) => {
+            admin.result("store.clear", json!({ "bucket": "pins" })).await;
+            model.pinned.clear();
+        }
         (8, Some(id)) => {
             model.live.remove(&id);
             admin.result("store.delete", json!({ "bucket": "items", "key": id })).await;
         }
         (_, Some(_)) => {
             // Gone for those who see it, and never there for the others.
+            if model.with_references {
+                admin.result("store.clear", json!({ "bucket": "pins" })).await;
+                model.pinned.clear();
+            }
             model.live.clear();
             admin.result("store.clear", json!({ "bucket": "items" })).await;
         }
     }
 }
 
+/// Somebody gets another rule while they follow things.
+async fn change_rule(server: &NoexServer, dice: &mut Dice, actors: &mut [Actor], model: &Model, seed: u64) {
+    let chosen = dice.below(actors.len());
+    let changed = User {
+        // What they are does not change, but what that means.
+        team: actors[chosen].user.team.clone(),
+        level: actors[chosen].user.level,
+        ..User::random(dice, chosen)
+    };
+    let rules: Vec<_> = actors.iter().map(|actor| actor.user.clone()).collect();
+    let rules = [&rules[..chosen], std::slice::from_ref(&changed), &rules[chosen + 1..]].concat();
+    server.reload(config(&rules, model.with_references)).unwrap();
+    actors[chosen].adapt(changed, model, seed).await;
+}
+
 async fn run(seed: u64) {
     let dice = &mut Dice(seed);
     let users: Vec<_> = (0..USERS).map(|number| User::random(dice, number)).collect();
-    let server = start(&users).await;
+    let with_references = seed % 2 == 1;
+    let server = NoexServer::start(config(&users, with_references)).await.unwrap();
     let port = server.local_addr().port();
     let mut admin = TestClient::connect(port).await;
     admin.result("auth.login", json!({ "token": "token-of-admin" })).await;
-    let mut model = Model::default();
+    let mut model = Model {
+        with_references,
+        ..Model::default()
+    };
     let mut actors = Vec::new();
     for user in users {
         actors.push(Actor::connect(port, user).await);
@@ -560,6 +735,9 @@ async fn run(seed: u64) {
         actor.follow().await;
     }
     for _ in 0..STEPS {
+        if dice.percent(4) {
+            change_rule(&server, dice, &mut actors, &model, seed).await;
+        }
         administrate(&mut admin, dice, &mut model).await;
         for actor in &mut actors {
             match dice.below(10) {

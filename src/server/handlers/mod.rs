@@ -242,6 +242,7 @@ impl Session {
 
     /// The next message about what somebody who follows a bucket has missed.
     pub fn backlog(&mut self) -> Option<Vec<u8>> {
+        self.look_at_access(false);
         self.subscriptions.backlog()
     }
 

@@ -1,16 +1,17 @@
 //! Sessions on a store in memory: what clients are answered.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Finished, Handled, HandlerContext, RequestLimits, Session};
+use super::{Failure, Finished, Handled, HandlerContext, RequestLimits, Session};
 use crate::protocol::{BucketName, ConnectionId, Envelope, SubscriptionId};
 use crate::server::Config;
-use crate::server::access::{Access, Judged, Open};
+use crate::server::access::{Access, Authority, Judged, Login, Open, Permissions, Principal, Rights, Secret, Standing, Work};
 use crate::server::config::ConnectionLimits;
 use crate::server::connection::registry::Registry;
 use crate::server::statistics::{ConnectionFigures, Overview};
@@ -34,8 +35,12 @@ struct Client {
 
 impl Client {
     fn new(context: &Arc<HandlerContext>) -> Self {
+        Self::judged_by(context, Arc::new(Open))
+    }
+
+    fn judged_by(context: &Arc<HandlerContext>, authority: Arc<dyn Authority>) -> Self {
         let pushed = Arc::new(Recorder::default());
-        let access = Access::of_nobody(Arc::new(Open));
+        let access = Access::of_nobody(authority);
         let session = Session::new(
             Arc::clone(context),
             Arc::clone(&pushed) as Arc<dyn Sink>,
@@ -723,6 +728,65 @@ async fn what_followers_are_yet_to_be_told_is_bounded() {
         client.get("unsubscribe", json!({ "subscriptionId": gone["subscriptionId"] })).await;
     }
     client.get("changes", since).await;
+}
+
+/// Lets everybody do everything, until its version rises: then nobody may do anything.
+#[derive(Default)]
+struct Fickle(AtomicU64);
+
+impl Authority for Fickle {
+    fn requires_login(&self) -> bool {
+        false
+    }
+
+    fn version(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn rights(&self, _: Option<&Arc<Principal>>) -> Arc<dyn Rights> {
+        let role = if self.version() == 0 { "admin" } else { "none" };
+        Arc::new(Permissions::new(None).rights(&Principal::new("", [role])))
+    }
+
+    fn standing(&self, _: &Login, _: u64, _: bool) -> Standing {
+        unreachable!("nobody logs in")
+    }
+
+    fn deadline(&self, _: &Login) -> Option<u64> {
+        unreachable!("nobody logs in")
+    }
+
+    fn log_in(&self, _: Secret, _: IpAddr) -> Work<Result<Login, Failure>> {
+        unreachable!("nobody logs in")
+    }
+
+    fn log_out(&self, _: &Login) -> Work<Result<(), Failure>> {
+        unreachable!("nobody logs in")
+    }
+}
+
+#[tokio::test]
+async fn what_was_missed_is_not_told_any_more_once_the_right_is_gone() {
+    let authority = Arc::new(Fickle::default());
+    let mut client = Client::judged_by(&Arc::new(context().await), Arc::<Fickle>::clone(&authority));
+    client.define("t").await;
+    let first = client.get("changes", json!({ "bucket": "t" })).await;
+    for id in ["a", "b", "c"] {
+        client.get("insert", json!({ "bucket": "t", "data": { "id": id, "n": 1 } })).await;
+    }
+    client.get("changes", json!({ "bucket": "t", "since": first["cursor"] })).await;
+    let mut next = || {
+        let message = client.session.backlog()?;
+        Some(serde_json::from_slice::<Value>(&message).unwrap())
+    };
+    let missed = next().unwrap();
+    assert!(missed.to_string().contains(r#""key":"a""#), "{missed}");
+    authority.0.store(1, Ordering::Release);
+    for _ in ["the first", "the second"] {
+        let notice = next().unwrap();
+        assert_eq!(notice["reason"], "forbidden", "{notice}");
+    }
+    assert_eq!(next(), None);
 }
 
 #[tokio::test]

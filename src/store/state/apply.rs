@@ -8,7 +8,7 @@ use super::bucket::{BucketId, RowId};
 use super::catalog::{QueryKind, State};
 use super::definition::BucketDefinition;
 use super::draft::{CommitEnd, Draft, Effects};
-use super::guarded::{concealed, is_guarded, narrowed, run_step};
+use super::guarded::{as_told, narrowed, run_step};
 use super::requests;
 use super::write::{Scope, check_named};
 use crate::protocol::{BucketName, Datum, Issue, QueryName, Record};
@@ -66,10 +66,9 @@ fn carry_out(state: &mut State, command: &Command, effects: &mut Effects) -> Res
 /// Runs a command that changes records, checks the constraints on the state at its end, and keeps or undoes it.
 fn write_records(state: &mut State, command: &Command, effects: &mut Effects) -> Result<Outcome, StoreError> {
     let mut draft = Draft::new(state, command);
-    let outcome = run(&mut draft, &command.operation, None).and_then(|outcome| {
-        let settled = settle(&mut draft);
-        settled.map_err(|error| if is_guarded(&command.operation) { concealed(error) } else { error })?;
-        Ok(outcome)
+    let outcome = run(&mut draft, &command.operation, None).and_then(|outcome| match settle(&mut draft) {
+        Ok(()) => Ok(outcome),
+        Err(error) => Err(as_told(error, &command.operation, draft.state)),
     });
     match outcome {
         Ok(outcome) => {

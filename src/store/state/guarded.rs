@@ -1,6 +1,7 @@
 //! What a guard means for writes and for the reads of a transaction: who is bound by one finds only records that pass
 //! it, writes only such, and hears nothing of others.
 
+use super::catalog::State;
 use super::definition::BucketDefinition;
 use super::draft::Draft;
 use super::write::{Scope, check_version};
@@ -61,36 +62,78 @@ pub(super) fn check_stored(
 /// the whole record, and may say anything of it.
 fn tellable(guard: &Guard, definition: &BucketDefinition, issues: Vec<Issue>) -> Vec<Issue> {
     let (mut told, count) = (Vec::new(), issues.len());
-    told.extend(issues.into_iter().filter(|issue| {
-        issue.code != "custom" && field_of(definition, &issue.field).is_some_and(|field| guard.shows(field, definition.key()))
-    }));
+    told.extend(
+        issues
+            .into_iter()
+            .filter(|issue| issue.code != "custom" && is_shown_at(guard, definition, &issue.field)),
+    );
     if told.len() < count {
-        told.push(Issue::new("", "hidden", "Fields that you have no access to would not be valid"));
+        told.push(hidden_issue());
     }
     told
 }
 
-/// The field of the schema in which an issue lies.
-fn field_of<'d>(definition: &'d BucketDefinition, place: &str) -> Option<&'d FieldName> {
+/// Whether the field of the schema in which an issue lies is there. Names may hold dots, so that a place may stand for
+/// several: then all of them have to be.
+fn is_shown_at(guard: &Guard, definition: &BucketDefinition, place: &str) -> bool {
     let holds = |field: &&FieldName| {
         let rest = place.strip_prefix(field.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
     let fields = definition.schema().fields().iter().map(|field| &field.name);
-    // Names may hold dots: the longest one is meant.
-    fields.filter(holds).max_by_key(|field| field.as_str().len())
+    let mut meant = fields.filter(holds).peekable();
+    meant.peek().is_some() && meant.all(|field| guard.shows(field, definition.key()))
+}
+
+fn hidden_issue() -> Issue {
+    Issue::new("", "hidden", "Fields that you have no access to would not be valid")
 }
 
 /// Whether an operation is bound by a guard, or a part of it is.
-pub(super) fn is_guarded(operation: &Operation) -> bool {
+fn is_guarded(operation: &Operation) -> bool {
     operation.guards().next().is_some()
 }
 
-/// What somebody is told who is bound by a guard, of what came about at the end of a command: there it is not known any
-/// more whose records are concerned, so nothing is told that may come from one.
-pub(super) fn concealed(error: StoreError) -> StoreError {
+/// Whether a field of a bucket is there for whoever asks for an operation: in every part of it that concerns the bucket.
+fn shows(operation: &Operation, bucket: &BucketName, field: &str, key: &FieldName) -> bool {
+    let field = FieldName::new(field);
+    match operation {
+        Operation::Transaction { steps } => {
+            let mut of_bucket = steps.iter().filter(|step| step.bucket == *bucket).peekable();
+            let shows = |step: &Step| step.guard.as_ref().is_none_or(|guard| guard.shows(&field, key));
+            of_bucket.peek().is_some() && of_bucket.all(shows)
+        }
+        // Anything else concerns one bucket.
+        other => other.guards().all(|(_, guard)| guard.shows(&field, key)),
+    }
+}
+
+/// What somebody is told, who may be bound by a guard, of what came about at the end of a command: there it is not known
+/// any more whose records are concerned, so nothing is told that may come from one, and no field is named that they have
+/// no access to. Such a one has its value by default, or had it before.
+pub(super) fn as_told(error: StoreError, operation: &Operation, state: &State) -> StoreError {
+    if !is_guarded(operation) {
+        return error;
+    }
+    let key = |bucket: &BucketName| state.bucket(bucket.as_str()).ok().map(|content| content.key_field().clone());
+    let shown = |bucket: &BucketName, field: &str| key(bucket).is_some_and(|key| shows(operation, bucket, field, &key));
     match error {
-        StoreError::UniqueViolation { bucket, field, .. } => StoreError::ValueTaken { bucket, field },
+        StoreError::UniqueViolation { bucket, field, .. } => {
+            let named: Vec<_> = field.split(',').filter(|field| shown(&bucket, field)).collect();
+            if named.is_empty() {
+                return StoreError::HiddenValueTaken(bucket);
+            }
+            let field = named.join(",");
+            StoreError::ValueTaken { bucket, field }
+        }
+        StoreError::MissingTarget {
+            source_bucket,
+            source_field,
+            ..
+        } if !shown(&source_bucket, &source_field) => StoreError::InvalidRecord {
+            bucket: source_bucket,
+            issues: vec![hidden_issue()],
+        },
         // What refers to a deleted record may not be valid without it.
         StoreError::StillReferenced { .. } | StoreError::InvalidRecord { .. } => StoreError::ReferredTo,
         // These name what was given, or nothing of any record.
@@ -110,6 +153,7 @@ pub(super) fn concealed(error: StoreError) -> StoreError {
         | StoreError::OutsideGuard
         | StoreError::NeedsAllRecords
         | StoreError::ValueTaken { .. }
+        | StoreError::HiddenValueTaken(_)
         | StoreError::ReferredTo
         | StoreError::ReservedName(_)
         | StoreError::LimitExceeded(_)
