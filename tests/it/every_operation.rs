@@ -206,11 +206,14 @@ impl Caller {
             Who::Admins => Self::Admin,
             Who::Superadmins => Self::Superadmin,
         };
-        match self {
-            Self::Stranger if least > self => UNAUTHORIZED,
-            Self::OwnRows => entry.own_rows,
-            _ if least > self => FORBIDDEN,
-            _ => entry.answer,
+        if self == Self::OwnRows {
+            entry.own_rows
+        } else if least <= self {
+            entry.answer
+        } else if self == Self::Stranger {
+            UNAUTHORIZED
+        } else {
+            FORBIDDEN
         }
     }
 

@@ -97,15 +97,13 @@ fn is_guarded(operation: &Operation) -> bool {
 /// Whether a field of a bucket is there for whoever asks for an operation: in every part of it that concerns the bucket.
 fn shows(operation: &Operation, bucket: &BucketName, field: &str, key: &FieldName) -> bool {
     let field = FieldName::new(field);
-    match operation {
-        Operation::Transaction { steps } => {
-            let mut of_bucket = steps.iter().filter(|step| step.bucket == *bucket).peekable();
-            let shows = |step: &Step| step.guard.as_ref().is_none_or(|guard| guard.shows(&field, key));
-            of_bucket.peek().is_some() && of_bucket.all(shows)
-        }
+    let Operation::Transaction { steps } = operation else {
         // Anything else concerns one bucket.
-        other => other.guards().all(|(_, guard)| guard.shows(&field, key)),
-    }
+        return operation.guards().all(|(_, guard)| guard.shows(&field, key));
+    };
+    let mut of_bucket = steps.iter().filter(|step| step.bucket == *bucket).peekable();
+    let shows = |step: &Step| step.guard.as_ref().is_none_or(|guard| guard.shows(&field, key));
+    of_bucket.peek().is_some() && of_bucket.all(shows)
 }
 
 /// What somebody is told, who may be bound by a guard, of what came about at the end of a command: there it is not known
