@@ -583,6 +583,30 @@ fn guard(filter: Value, fields: Option<&[&str]>) -> Arc<Guard> {
 }
 
 #[test]
+fn no_bulk_update_takes_a_record_out_of_the_guard() {
+    let mut state = state(&json!({}));
+    for id in ["id1", "id2"] {
+        run(
+            &mut state,
+            Doing::Insert(object(&json!({ "id": id, "owner": "ida", "n": 1 }))).operation(),
+        )
+        .unwrap();
+    }
+    let give_away = |wanted| Doing::UpdateMany(wanted, object(&json!({ "owner": "bob" }))).operation();
+    for wanted in [json!({}), json!({ "id": "id2" })] {
+        let refused = run(&mut state, give_away(wanted).within(guard(json!({ "owner": "ida" }), None)));
+        assert_eq!(refused, Err(StoreError::OutsideGuard));
+    }
+    let owners: Vec<_> = state
+        .bucket("t")
+        .unwrap()
+        .all_rows()
+        .map(|(_, record)| record.to_value()["owner"].clone())
+        .collect();
+    assert_eq!(owners, ["ida", "ida"]);
+}
+
+#[test]
 fn equal_guards_have_equal_keys_whatever_the_order_of_their_fields() {
     let one = guard(json!({ "owner": "ida" }), Some(&["b", "a", "b"]));
     assert_eq!(one, guard(json!({ "owner": "ida" }), Some(&["a", "b"])));
@@ -670,6 +694,34 @@ fn faults_of_fields_that_are_not_there_are_told_without_their_values() {
         !refused.to_string().contains("level") && !refused.to_string().contains("low"),
         "{refused}"
     );
+}
+
+#[test]
+fn what_checks_of_the_program_say_is_for_those_who_have_all_fields() {
+    use super::FieldSpec;
+
+    let note_of = |record: &Record| record.to_value()["note"].as_str().unwrap_or_default().to_owned();
+    let n = FieldSpec::number().validator(move |_, record| Some(format!("n does not go with {}", note_of(record))));
+    let definition = BucketDefinition::builder("id")
+        .field("id", FieldSpec::string())
+        .field("n", n)
+        .field("note", FieldSpec::string())
+        .validator(move |record| vec![format!("{} is no good", note_of(record))]);
+    let mut state = State::default();
+    let define = Operation::DefineBucket {
+        name: "t".into(),
+        definition: Arc::new(definition.build().unwrap()),
+    };
+    run(&mut state, define).unwrap();
+    let insert = Doing::Insert(object(&json!({ "id": "a", "n": 1, "note": "s3cret" }))).operation();
+    let mut told = |fields| {
+        let refused = run(&mut state, insert.clone().within(guard(json!({}), fields))).unwrap_err();
+        (refused.to_string(), refused.details().unwrap().as_array().unwrap().len())
+    };
+    assert_eq!(told(None).1, 2);
+    // Also where all that is checked is theirs: what a check looks at is not known.
+    let (text, issues) = told(Some(&["n", "note"]));
+    assert!(issues == 1 && !text.contains("s3cret"), "{text}");
 }
 
 #[test]

@@ -508,6 +508,29 @@ async fn equal_guards_share_a_view_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn a_feed_goes_on_from_a_cursor_of_the_same_guard_and_of_no_other() {
+    let store = open().await;
+    let guards = [Some(owned_by("ida")), Some(owned_by("bob")), None];
+    let follow = async |guard: &Option<Arc<Guard>>, since: Option<Cursor>| {
+        let sink = Arc::new(Recorder::default());
+        store
+            .follow_within(guard.as_deref(), "t", &Value::Null, since, SubscriptionId::next(), sink)
+            .await
+    };
+    for of in &guards {
+        let begun = follow(of, None).await.unwrap();
+        let cursor = begun.scope.at(begun.seq);
+        for by in &guards {
+            let outcome = follow(by, Some(cursor)).await;
+            match (of == by, outcome) {
+                (true, Ok(_)) | (false, Err(StoreError::CursorTooOld { .. })) => {}
+                (_, outcome) => panic!("by {by:?} from a cursor of {of:?}: {:?}", outcome.map(|followed| followed.seq)),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_names_a_hidden_field_cannot_be_followed() {
     let store = open().await;
     let bounds = Guard::new(&Map::new(), Some(vec!["n".to_owned()])).unwrap();
