@@ -37,6 +37,24 @@ fn applied(older: &Option<Value>, delta: &Value) -> Option<Value> {
     Some(Value::Array(list))
 }
 
+/// A list's delta tells what a client cannot know, and where no record passed another nothing else. Which of two records
+/// that changed places has moved is open: it depends on what is known of the records, which a projection may hide.
+fn assert_is_short(older: &Option<Value>, newer: &Option<Value>, delta: &Value) {
+    let Some(upserted) = delta.get("upserted") else { return };
+    // As texts: fields in another order look different.
+    let texts = |list: &Value| -> Vec<String> { list.as_array().unwrap().iter().map(Value::to_string).collect() };
+    let (older, newer) = (texts(older.as_ref().unwrap()), texts(newer.as_ref().unwrap()));
+    let told: Vec<_> = upserted.as_array().unwrap().iter().map(|pair| pair[1].to_string()).collect();
+    let unknown: Vec<_> = newer.iter().filter(|it| !older.contains(it)).cloned().collect();
+    let stayed = older.iter().filter(|it| newer.contains(it));
+    if stayed.eq(newer.iter().filter(|it| older.contains(it))) {
+        assert_eq!(told, unknown, "from {older:?} to {newer:?}");
+    } else {
+        assert!(told.len() < newer.len(), "from {older:?} to {newer:?}: {told:?}");
+        assert!(unknown.iter().all(|it| told.contains(it)), "from {older:?} to {newer:?}: {told:?}");
+    }
+}
+
 fn value_of(result: &ViewResult) -> Option<Value> {
     result.data().map(|json| serde_json::from_slice(&json).unwrap())
 }
@@ -123,11 +141,12 @@ impl World {
                 let between = newer.compare(older);
                 let since = self.views[at].delta_since(&before, &self.state);
                 for delta in [&between, &since] {
-                    assert_eq!(applied(&older_value, &parsed(&delta.to_json())), expected, "{}", context());
+                    let json = parsed(&delta.to_json());
+                    assert_eq!(applied(&older_value, &json), expected, "{}", context());
+                    assert_is_short(&older_value, &expected, &json);
                 }
                 let is_list = parsed(&between.to_json()).get("upserted").is_some();
-                assert_eq!(since.is_empty(), is_list && older_value == expected, "{}", context());
-                assert_eq!(between, since, "{}", context());
+                assert_eq!(since.is_empty(), is_list && older.data() == newer.data(), "{}", context());
                 let back = parsed(&older.delta_from(newer));
                 assert_eq!(applied(&expected, &back), older_value, "back: {}", context());
                 assert_eq!(parsed(&newer.delta_from(older)), parsed(&between.to_json()));
@@ -239,6 +258,18 @@ fn run(queries: &[Value], records: Vec<Value>, groups: &[Vec<Operation>]) {
         world.commit(group);
         world.check();
     }
+}
+
+/// Two versions of a view that look alike, but hold their records in other places, find different records moved.
+#[test]
+fn two_records_that_changed_places_are_told_as_one_move_of_either() {
+    let query = json!({ "filter": { "n": { "$lt": 6 } }, "sort": { "m": "asc", "n": "desc" }, "fields": ["id"] });
+    let groups = [
+        vec![upsert(&json!({ "id": "k1", "m": 0, "n": 0 }))],
+        vec![upsert(&json!({ "id": "k1", "m": 0, "n": 1 }))],
+        vec![upsert(&json!({ "id": "k8", "m": 1 }))],
+    ];
+    run(&[query], vec![json!({ "id": "k8", "m": 0, "n": 0 })], &groups);
 }
 
 proptest! {
