@@ -225,7 +225,7 @@ impl NoexServer {
         let mut running = self.config.lock();
         let Reload { config, waiting } = Reload::of(&running, &config);
         self.authority.reload(config.auth.as_ref())?;
-        // Also where nobody is logged in: what strangers may do can have changed as well.
+        // Everybody, logged in or not: what strangers may do can have changed as well.
         for outbox in self.registry.outboxes() {
             outbox.recheck();
         }
@@ -422,5 +422,5 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// Milliseconds since 1970 on the wall clock.
 pub(crate) fn wall_clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(since)
 }

@@ -56,7 +56,7 @@ async fn out_of_patience(hurry: &mut watch::Receiver<bool>) {
 }
 
 fn notify(registry: &Registry, grace: Duration) {
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let grace_ms = super::millis(grace);
     // Encoded once, shared by all.
     let notice = bytes::Bytes::from(message::shutdown(grace_ms));
     for outbox in registry.outboxes() {

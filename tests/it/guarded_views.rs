@@ -2,7 +2,7 @@
 //! had all records, also as deltas and for those who come back; and nothing else is in any byte of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use noex_server::protocol::{Cursor, CursorScope, SubscriptionId};
 use noex_server::store::query::{Filter, QueryDefinition};
@@ -14,21 +14,7 @@ use proptest::sample::select;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-/// Keeps everything that was pushed.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<Update>>);
-
-impl Sink for Recorder {
-    fn push(&self, _: SubscriptionId, update: Update) {
-        self.0.lock().unwrap().push(update);
-    }
-}
-
-impl Recorder {
-    fn take(&self) -> Vec<Update> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
+use crate::support::Recorder;
 
 const QUERIES: [&str; 5] = ["all", "low", "top", "count", "groups"];
 

@@ -3,49 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use noex_server::protocol::{Cursor, CursorScope, SubscriptionId};
 use noex_server::store::query::{Filter, QueryDefinition, Reader};
 use noex_server::store::{
-    BucketDefinition, ChangeSet, EndReason, Followed, HistoryLimits, Sink, Store, StoreBuilder, StoreError, StoreLimits, SubscribeOptions,
-    Subscribed, Subscription, Update,
+    BucketDefinition, EndReason, Followed, HistoryLimits, Sink, Store, StoreBuilder, StoreError, StoreLimits, SubscribeOptions, Subscribed,
+    Subscription, Update,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// Keeps everything that was pushed.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<Update>>);
-
-impl Sink for Recorder {
-    fn push(&self, _: SubscriptionId, update: Update) {
-        self.0.lock().unwrap().push(update);
-    }
-}
-
-impl Recorder {
-    fn take(&self) -> Vec<Update> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-
-    /// The change sets that were pushed, by commit.
-    fn changes(&self) -> Vec<(u64, Value)> {
-        let sets = self.take().into_iter().map(|update| match update {
-            Update::Changes(set) => told(&set),
-            Update::Result(_) | Update::Ended(_) | Update::Failed(_) | Update::Missed { .. } => panic!("unexpected {update:?}"),
-        });
-        sets.collect()
-    }
-}
-
-fn told(set: &Arc<ChangeSet>) -> (u64, Value) {
-    let data: Value = serde_json::from_slice(set.data()).unwrap();
-    assert_eq!(data.as_array().unwrap().len(), set.count());
-    (set.seq(), data)
-}
+use crate::support::{Recorder, told};
 
 fn plain() -> BucketDefinition {
     BucketDefinition::from_value(&json!({ "key": "id", "schema": { "id": { "type": "string" } } })).unwrap()

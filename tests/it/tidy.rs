@@ -41,7 +41,7 @@ const TOP_LEVEL: &[&str] = &[
 ];
 
 /// What is made there and not kept.
-const MADE: &[&str] = &[".git", "noex-data", "target"];
+const MADE: &[&str] = &[".git", "noex-data", "proptest-regressions", "target"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

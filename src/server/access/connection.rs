@@ -1,11 +1,8 @@
 //! Who is logged in on one connection, and what they may do there.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-use serde_json::value::RawValue;
 
 use super::asking::{Allowed, Asking, Next, QUESTIONS_MAX, Question};
 use super::authority::{Authority, Standing, Work};
@@ -13,8 +10,8 @@ use super::deadlines::Deadlines;
 use super::presence::Place;
 use super::principal::{Login, Principal};
 use super::rights::{Asked, Rights, Scope};
-use super::target::{AbsentName, Judged, Named, Target, absent_target, query_target};
-use crate::protocol::{BucketName, ConnectionId, Fields, Operation, Request, Touches, decode_text};
+use super::target::{Judged, Named, Need, Target, query_target, read_steps};
+use crate::protocol::{ConnectionId, Fields, Operation, Request, Tier};
 use crate::server::connection::OutboxHandle;
 use crate::server::handlers::Failure;
 use crate::store::state::State;
@@ -224,21 +221,39 @@ impl Access {
         self.seen = version;
     }
 
-    /// What has to be over before a request can be judged: the embedding program is asked about it. To be asked before
-    /// [`Access::admit`], and again for the same request when that is over.
+    /// Whether a request may be carried out, as far as its envelope and its target tell. To be asked after
+    /// [`Access::refresh`], and again for the same request when what had to be over first is over.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn judge(&mut self, request: &Request<'_>, state: &State) -> Result<Judgement, Failure> {
+        let asked = Asked {
+            name: request.name(),
+            operation: request.operation(),
+        };
+        let named = Named::of(request);
+        let need = Need::of(request, &named, state);
+        if let Some(asking) = self.ask_first(asked, &need)? {
+            return Ok(Judgement::Asking(asking));
+        }
+        let scope = self.admit(asked, &need)?;
+        let judged = match &need {
+            Need::Target(target) => Judged::of(asked.operation, target),
+            Need::Nothing | Need::Login | Need::Visible | Need::Steps(_) => Judged::Whatever,
+        };
+        Ok(Judgement::Admitted { scope, judged })
+    }
+
+    /// What has to be over before a request can be judged: the embedding program is asked about it.
     ///
     /// # Errors
     /// What the client is told where the program cannot be asked.
-    pub(crate) fn ask_first(&mut self, request: &Request<'_>, state: &State) -> Result<Option<Work<()>>, Failure> {
+    fn ask_first(&mut self, asked: Asked<'_>, need: &Need<'_, '_>) -> Result<Option<Work<()>>, Failure> {
         let (Some(check), Some(login)) = (self.rights.check(), &self.login) else {
             self.asking = Asking::Nobody;
             return Ok(None);
         };
-        let questions = if is_free(request) {
-            Vec::new()
-        } else {
-            self.questions(request, state)
-        };
+        let questions = self.questions(asked, need);
         if questions.is_empty() {
             self.asking = Asking::Nobody;
             return Ok(None);
@@ -256,32 +271,16 @@ impl Access {
     }
 
     /// What the embedding program is to be asked about a request. It is not asked about what the tier forbids.
-    fn questions(&self, request: &Request<'_>, state: &State) -> Vec<Question> {
-        let asked = Asked {
-            name: request.name(),
-            operation: request.operation(),
-        };
-        let fields = request.fields();
+    fn questions(&self, asked: Asked<'_>, need: &Need<'_, '_>) -> Vec<Question> {
         let question = |target: &Target<'_>| match self.rights.judge_tier(asked) {
             Ok(()) => vec![Question::new(asked.name, target)],
             Err(_) => Vec::new(),
         };
-        let Some(operation) = request.operation() else {
-            let name = AbsentName::read(request.name(), fields);
-            return question(&absent_target(request.name(), &name));
-        };
-        match operation.touches() {
-            Touches::Session | Touches::Own => Vec::new(),
-            Touches::Visible => question(&Target::Server),
-            Touches::Steps => self.questions_about_steps(fields),
-            Touches::Bucket
-            | Touches::NamedBucket
-            | Touches::Query
-            | Touches::QueryOrBucket
-            | Touches::NamedQuery
-            | Touches::NewQuery
-            | Touches::Server
-            | Touches::Identity => question(&Named::read(operation, fields).target(state)),
+        match need {
+            Need::Nothing | Need::Login => Vec::new(),
+            Need::Visible => question(&Target::Server),
+            Need::Steps(fields) => self.questions_about_steps(fields),
+            Need::Target(target) => question(target),
         }
     }
 
@@ -300,7 +299,7 @@ impl Access {
     }
 
     /// What the embedding program says, and where it says nothing, what the rights do.
-    fn judge<T>(
+    fn decide<T>(
         &self,
         asked: Asked<'_>,
         target: &Target<'_>,
@@ -315,7 +314,7 @@ impl Access {
     }
 
     fn judge_target(&self, asked: Asked<'_>, target: &Target<'_>) -> Result<Scope, Failure> {
-        self.told(self.judge(asked, target, Scope::Everything, || self.rights.judge(asked, target)))
+        self.told(self.decide(asked, target, Scope::Everything, || self.rights.judge(asked, target)))
     }
 
     /// That the embedding program has allowed the request that is being carried out, where it has.
@@ -332,51 +331,23 @@ impl Access {
         self.principal().is_some_and(|principal| allowed.holds(principal, self.seen))
     }
 
-    /// Whether a request may be carried out, as far as its envelope and its target tell, and with how much of the
-    /// target. To be asked after [`Access::refresh`].
+    /// With how much of its target a request may be carried out.
     ///
     /// # Errors
     /// What the client is told.
-    pub(crate) fn admit(&mut self, request: &Request<'_>, state: &State) -> Result<Scope, Failure> {
-        if is_free(request) {
+    fn admit(&mut self, asked: Asked<'_>, need: &Need<'_, '_>) -> Result<Scope, Failure> {
+        if matches!(need, Need::Nothing) {
             return Ok(Scope::Everything);
         }
         self.require_login()?;
-        let asked = Asked {
-            name: request.name(),
-            operation: request.operation(),
-        };
-        let fields = request.fields();
-        let Some(operation) = request.operation() else {
-            let name = AbsentName::read(request.name(), fields);
-            return self.judge_target(asked, &absent_target(request.name(), &name));
-        };
-        match operation.touches() {
-            Touches::Session | Touches::Own => Ok(Scope::Everything),
-            Touches::Visible => {
-                let judged = self.judge(asked, &Target::Server, (), || self.rights.judge_visible(asked));
-                self.told(judged.map(|()| Scope::Everything))
+        match need {
+            Need::Nothing | Need::Login => Ok(Scope::Everything),
+            Need::Visible => {
+                let decided = self.decide(asked, &Target::Server, (), || self.rights.judge_visible(asked));
+                self.told(decided.map(|()| Scope::Everything))
             }
-            Touches::Steps => self.admit_steps(fields),
-            Touches::Bucket
-            | Touches::NamedBucket
-            | Touches::Query
-            | Touches::QueryOrBucket
-            | Touches::NamedQuery
-            | Touches::NewQuery
-            | Touches::Server
-            | Touches::Identity => self.judge_target(asked, &Named::read(operation, fields).target(state)),
-        }
-    }
-
-    /// Which bucket is judged where a request names a query, on the state on which it is judged.
-    pub(crate) fn judged(&self, request: &Request<'_>, state: &State) -> Judged {
-        match request.operation() {
-            Some(operation) if matches!(operation.touches(), Touches::Query | Touches::QueryOrBucket) => {
-                let named = Named::read(operation, request.fields());
-                Judged::Query(named.target(state).bucket().map(BucketName::from))
-            }
-            Some(_) | None => Judged::Whatever,
+            Need::Steps(fields) => self.admit_steps(fields),
+            Need::Target(target) => self.judge_target(asked, target),
         }
     }
 
@@ -395,7 +366,7 @@ impl Access {
     /// What the client is told.
     pub(crate) fn admit_step(&self, operation: Operation, bucket: &str) -> Result<Scope, Failure> {
         let target = Target::Bucket(bucket);
-        let judged = self.judge(operation.into(), &target, Scope::Everything, || {
+        let judged = self.decide(operation.into(), &target, Scope::Everything, || {
             self.rights.judge_step(operation, bucket)
         });
         self.told(judged)
@@ -444,13 +415,8 @@ impl Access {
 
     /// Judges a transaction as far as its elements can be read; its handler complains of those that cannot.
     fn admit_steps(&self, fields: &Fields<'_>) -> Result<Scope, Failure> {
-        if !self.authority.is_on() {
-            return Ok(Scope::Everything);
-        }
         let steps = read_steps(fields);
-        let reads_only = steps
-            .iter()
-            .all(|(operation, _)| operation.tier() == Some(crate::protocol::Tier::Read));
+        let reads_only = steps.iter().all(|(operation, _)| operation.tier() == Some(Tier::Read));
         self.told(self.rights.judge_transaction(reads_only && !steps.is_empty()))?;
         for (operation, bucket) in &steps {
             self.admit_step(*operation, bucket)?;
@@ -466,45 +432,17 @@ impl Drop for Access {
     }
 }
 
+/// What becomes of a request.
+pub(crate) enum Judgement {
+    /// It may be carried out, with so much of its target.
+    Admitted { scope: Scope, judged: Judged },
+    /// This has to be over first; then it is judged again.
+    Asking(Work<()>),
+}
+
 /// What a subscription follows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Followed<'a> {
     Query(&'a str),
     Bucket(&'a str),
-}
-
-/// Requests that ask nobody: those that log in, and those that are not there in any case.
-fn is_free(request: &Request<'_>) -> bool {
-    match request.operation() {
-        Some(operation) => operation.touches() == Touches::Session,
-        None => request.name() == "ping" || request.name().starts_with("auth."),
-    }
-}
-
-/// What the elements of a transaction do, and on which buckets.
-fn read_steps<'a>(fields: &Fields<'a>) -> Vec<(Operation, Cow<'a, str>)> {
-    let elements: Vec<&RawValue> = fields
-        .get("operations")
-        .and_then(|json| serde_json::from_str(json).ok())
-        .unwrap_or_default();
-    let read = |element: &'a RawValue| {
-        let fields = Fields::parse(element.get()).ok()?;
-        let operation = step_operation(&decode_text(fields.get("op")?)?)?;
-        Some((operation, decode_text(fields.get("bucket")?)?))
-    };
-    elements.into_iter().filter_map(read).collect()
-}
-
-/// The operation that an element of a transaction stands for, by its `op`.
-pub(crate) fn step_operation(op: &str) -> Option<Operation> {
-    Some(match op {
-        "get" => Operation::StoreGet,
-        "insert" => Operation::StoreInsert,
-        "update" => Operation::StoreUpdate,
-        "delete" => Operation::StoreDelete,
-        "where" => Operation::StoreWhere,
-        "findOne" => Operation::StoreFindOne,
-        "count" => Operation::StoreCount,
-        _ => return None,
-    })
 }

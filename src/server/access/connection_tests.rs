@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::authority::{Authority, Standing, Work};
-use super::connection::{Access, Change, Followed};
+use super::connection::{Access, Change, Followed, Judgement};
 use super::deadlines::Deadlines;
 use super::open::Everything;
 use super::permissions::{Permissions, PermissionsConfig, rule};
@@ -108,8 +108,11 @@ fn ask(access: &mut Access, json: &str) -> Result<Scope, (ErrorCode, String)> {
     let Ok(Envelope::Request(request)) = Envelope::parse(json) else {
         panic!("{json} is a request")
     };
-    let judged = access.admit(&request, &State::default());
-    judged.map_err(|failure| (failure.code(), failure.message().to_owned()))
+    match access.judge(&request, &State::default()) {
+        Ok(Judgement::Admitted { scope, .. }) => Ok(scope),
+        Ok(Judgement::Asking(_)) => panic!("no program is asked"),
+        Err(failure) => Err((failure.code(), failure.message().to_owned())),
+    }
 }
 
 fn unauthorized(text: &str) -> Result<Scope, (ErrorCode, String)> {

@@ -29,7 +29,7 @@ pub use self::tokens::KeyFault;
 
 pub(crate) use self::asking::Allowed;
 pub(crate) use self::authority::{Authority, Standing, Work};
-pub(crate) use self::connection::{Access, Change, Followed};
+pub(crate) use self::connection::{Access, Change, Followed, Judgement};
 pub(crate) use self::deadlines::Deadlines;
 pub(crate) use self::open::Open;
 #[cfg(test)]

@@ -36,13 +36,6 @@ impl Presence {
         self.each_of(user, |_, present| present.outbox.recheck());
     }
 
-    /// Has all connections on which somebody is logged in look at their rights again.
-    pub(crate) fn recheck_all(&self) {
-        for present in self.users.lock().values().flat_map(BTreeMap::values) {
-            present.outbox.recheck();
-        }
-    }
-
     /// Has the connections that came by a token look at their rights again.
     pub(crate) fn recheck_token(&self, user: &str, token: TokenDigest) {
         self.each_of(user, |_, present| {

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::protocol::{BucketName, Fields, Operation, Touches, decode_text};
+use serde_json::value::RawValue;
+
+use crate::protocol::{BucketName, Fields, Operation, Request, Touches, decode_text};
 use crate::store::state::{QueryKind, State};
 
 /// What a request touches, as far as permissions go.
@@ -43,35 +45,102 @@ impl fmt::Display for Target<'_> {
     }
 }
 
-/// The texts of a request that name its target, read as its handler reads them.
-pub(crate) struct Named<'a> {
-    bucket: Option<Cow<'a, str>>,
-    query: Option<Cow<'a, str>>,
+/// What a request names as its target, read as its handler reads it. A field that is missing or malformed names nothing;
+/// the handler will complain.
+pub(crate) enum Named<'a> {
+    Bucket(Cow<'a, str>),
+    Query(Cow<'a, str>),
+    Topic(Cow<'a, str>),
+    Procedure(Cow<'a, str>),
+    Nothing,
 }
 
 impl<'a> Named<'a> {
-    /// Reads what a request names. A field that is missing or malformed names nothing; its handler will complain.
-    pub(crate) fn read(operation: Operation, fields: &Fields<'a>) -> Self {
-        let text = |field: &str| fields.get(field).and_then(read_text);
-        let (bucket, query) = match operation.touches() {
-            Touches::Bucket => (text("bucket"), None),
-            Touches::NamedBucket => (text("name"), None),
-            Touches::Query => (None, text("query")),
-            Touches::QueryOrBucket if fields.get("query").is_some_and(|json| json != "null") => (None, text("query")),
-            Touches::QueryOrBucket => (text("bucket"), None),
-            Touches::NamedQuery => (None, text("name")),
-            Touches::NewQuery => (config_bucket(fields).or_else(|| text("name")), None),
-            Touches::Steps | Touches::Visible | Touches::Server | Touches::Own | Touches::Session | Touches::Identity => (None, None),
+    /// What a request names.
+    pub(crate) fn of(request: &Request<'a>) -> Self {
+        match request.operation() {
+            Some(operation) => Self::read(operation, request.fields()),
+            None => Self::read_absent(request.name(), request.fields()),
+        }
+    }
+
+    fn read(operation: Operation, fields: &Fields<'a>) -> Self {
+        let bucket = |field: &str| fields.get(field).and_then(read_text).map(Self::Bucket);
+        let query = |field: &str| fields.get(field).and_then(read_text).map(Self::Query);
+        let named = match operation.touches() {
+            Touches::Bucket => bucket("bucket"),
+            Touches::NamedBucket => bucket("name"),
+            Touches::Query => query("query"),
+            Touches::QueryOrBucket if fields.get("query").is_some_and(|json| json != "null") => query("query"),
+            Touches::QueryOrBucket => bucket("bucket"),
+            Touches::NamedQuery => query("name"),
+            Touches::NewQuery => config_bucket(fields).map(Self::Bucket).or_else(|| bucket("name")),
+            Touches::Steps | Touches::Visible | Touches::Server | Touches::Own | Touches::Session | Touches::Identity => None,
         };
-        Self { bucket, query }
+        named.unwrap_or(Self::Nothing)
+    }
+
+    /// Events, facts and procedures of servers that have them: whoever may not touch one is told so, also by a server
+    /// that has none.
+    fn read_absent(name: &str, fields: &Fields<'a>) -> Self {
+        let text = |field: &str| fields.get(field).and_then(read_text);
+        let named = match name {
+            "rules.emit" => text("topic").map(Self::Topic),
+            "rules.subscribe" | "rules.queryFacts" => text("pattern").map(Self::Topic),
+            "rules.setFact" | "rules.getFact" | "rules.deleteFact" => text("key").map(Self::Topic),
+            "procedures.call" | "procedures.get" | "procedures.unregister" | "procedures.update" => text("name").map(Self::Procedure),
+            _ => None,
+        };
+        named.unwrap_or(Self::Nothing)
     }
 
     /// The target that is named.
     pub(crate) fn target<'s>(&'s self, state: &'s State) -> Target<'s> {
-        match (&self.bucket, &self.query) {
-            (Some(bucket), _) => Target::Bucket(bucket),
-            (None, Some(query)) => query_target(state, query),
-            (None, None) => Target::Server,
+        match self {
+            Self::Bucket(name) => Target::Bucket(name),
+            Self::Query(name) => query_target(state, name),
+            Self::Topic(name) => Target::Topic(name),
+            Self::Procedure(name) => Target::Procedure(name),
+            Self::Nothing => Target::Server,
+        }
+    }
+}
+
+/// What a request needs a right to.
+pub(crate) enum Need<'t, 'a> {
+    /// Nothing, not even a login: it logs in, or it is not there in any case.
+    Nothing,
+    /// A login, where one is required.
+    Login,
+    /// A part of all buckets.
+    Visible,
+    /// What the elements of a transaction touch.
+    Steps(&'t Fields<'a>),
+    /// This.
+    Target(Target<'t>),
+}
+
+impl<'t, 'a> Need<'t, 'a> {
+    /// What a request needs that names this.
+    pub(crate) fn of(request: &'t Request<'a>, named: &'t Named<'a>, state: &'t State) -> Self {
+        let touches = match request.operation() {
+            Some(operation) => operation.touches(),
+            None if request.name() == "ping" || request.name().starts_with("auth.") => return Self::Nothing,
+            None => return Self::Target(named.target(state)),
+        };
+        match touches {
+            Touches::Session => Self::Nothing,
+            Touches::Own => Self::Login,
+            Touches::Visible => Self::Visible,
+            Touches::Steps => Self::Steps(request.fields()),
+            Touches::Bucket
+            | Touches::NamedBucket
+            | Touches::Query
+            | Touches::QueryOrBucket
+            | Touches::NamedQuery
+            | Touches::NewQuery
+            | Touches::Server
+            | Touches::Identity => Self::Target(named.target(state)),
         }
     }
 }
@@ -85,6 +154,17 @@ pub(crate) enum Judged {
     Query(Option<BucketName>),
 }
 
+impl Judged {
+    /// What a request with this target is judged by.
+    pub(crate) fn of(operation: Option<Operation>, target: &Target<'_>) -> Self {
+        if matches!(operation.map(Operation::touches), Some(Touches::Query | Touches::QueryOrBucket)) {
+            Self::Query(target.bucket().map(BucketName::from))
+        } else {
+            Self::Whatever
+        }
+    }
+}
+
 /// The target of whatever reads a query.
 pub(crate) fn query_target<'s>(state: &'s State, name: &'s str) -> Target<'s> {
     let bucket = state.query(name).ok().and_then(|entry| match &entry.kind {
@@ -94,30 +174,32 @@ pub(crate) fn query_target<'s>(state: &'s State, name: &'s str) -> Target<'s> {
     Target::Query { name, bucket }
 }
 
-/// Events, facts and procedures of servers that have them: whoever may not touch one is told so, also by a server that
-/// has none.
-pub(crate) fn absent_target<'a>(name: &str, fields: &'a AbsentName<'a>) -> Target<'a> {
-    match (&fields.0, name.split_once('.').map(|(family, _)| family)) {
-        (Some(subject), Some("rules")) => Target::Topic(subject),
-        (Some(subject), Some("procedures")) => Target::Procedure(subject),
-        _ => Target::Server,
-    }
+/// What the elements of a transaction do, and on which buckets, as far as they can be read.
+pub(crate) fn read_steps<'a>(fields: &Fields<'a>) -> Vec<(Operation, Cow<'a, str>)> {
+    let elements: Vec<&RawValue> = fields
+        .get("operations")
+        .and_then(|json| serde_json::from_str(json).ok())
+        .unwrap_or_default();
+    let read = |element: &'a RawValue| {
+        let fields = Fields::parse(element.get()).ok()?;
+        let operation = step_operation(&decode_text(fields.get("op")?)?)?;
+        Some((operation, decode_text(fields.get("bucket")?)?))
+    };
+    elements.into_iter().filter_map(read).collect()
 }
 
-/// The name in a request for an operation that this server lacks.
-pub(crate) struct AbsentName<'a>(Option<Cow<'a, str>>);
-
-impl<'a> AbsentName<'a> {
-    pub(crate) fn read(name: &str, fields: &Fields<'a>) -> Self {
-        let field = match name {
-            "rules.emit" => "topic",
-            "rules.subscribe" | "rules.queryFacts" => "pattern",
-            "rules.setFact" | "rules.getFact" | "rules.deleteFact" => "key",
-            "procedures.call" | "procedures.get" | "procedures.unregister" | "procedures.update" => "name",
-            _ => return Self(None),
-        };
-        Self(fields.get(field).and_then(read_text))
-    }
+/// The operation that an element of a transaction stands for, by its `op`.
+fn step_operation(op: &str) -> Option<Operation> {
+    Some(match op {
+        "get" => Operation::StoreGet,
+        "insert" => Operation::StoreInsert,
+        "update" => Operation::StoreUpdate,
+        "delete" => Operation::StoreDelete,
+        "where" => Operation::StoreWhere,
+        "findOne" => Operation::StoreFindOne,
+        "count" => Operation::StoreCount,
+        _ => return None,
+    })
 }
 
 fn read_text(json: &str) -> Option<Cow<'_, str>> {

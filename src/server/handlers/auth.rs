@@ -1,11 +1,12 @@
 //! `auth.*`: logging in by token, and out.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::answer::{Completion, Effect, Handled};
 use super::failure::Failure;
 use super::{Call, fields};
-use crate::protocol::{ErrorCode, Part};
+use crate::protocol::json::to_vec;
+use crate::protocol::{ErrorCode, Number, Part, message};
 use crate::server::access::{Login, Principal, Secret};
 
 /// `auth.login`.
@@ -14,7 +15,7 @@ pub(super) fn login(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let working = call.access.authority().log_in(token, call.access.address());
     Ok(Handled::Alone(Box::pin(async move {
         match working.await {
-            Ok(login) => Completion::with(id, described(id, &login), Effect::LoggedIn(login)),
+            Ok(login) => Completion::with(id, Ok(described(id, &login)), Effect::LoggedIn(login)),
             Err(failure) => Completion::with(id, Err(failure.clone()), after_refusal(&failure)),
         }
     })))
@@ -36,7 +37,7 @@ pub(super) fn refresh(call: &Call<'_, '_>) -> Result<Handled, Failure> {
     let working = call.access.authority().log_in(token, call.access.address());
     Ok(Handled::Alone(Box::pin(async move {
         match working.await {
-            Ok(login) if login.principal.user_id == user => Completion::with(id, described(id, &login), Effect::LoggedIn(login)),
+            Ok(login) if login.principal.user_id == user => Completion::with(id, Ok(described(id, &login)), Effect::LoggedIn(login)),
             Ok(_) => Completion::new(id, Err(Failure::forbidden("The token belongs to another user"))),
             Err(failure) => Completion::new(id, Err(failure)),
         }
@@ -54,7 +55,7 @@ pub(super) fn logout(call: &Call<'_, '_>) -> Result<Handled, Failure> {
             Some(ending) => ending.await,
             None => Ok(()),
         };
-        let outcome = ended.and_then(|()| encoded(id, &answer));
+        let outcome = ended.map(|()| encoded(id, &answer));
         Completion::with(id, outcome, Effect::LoggedOut)
     })))
 }
@@ -69,7 +70,7 @@ pub(super) fn whoami(call: &Call<'_, '_>) -> Result<Handled, Failure> {
 }
 
 /// Who is logged in, as they are told.
-pub(super) fn who(principal: &Principal) -> serde_json::Value {
+pub(super) fn who(principal: &Principal) -> Value {
     json!({
         "authenticated": true,
         "userId": principal.user_id,
@@ -91,7 +92,7 @@ fn require_auth(call: &Call<'_, '_>) -> Result<(), Failure> {
     }
 }
 
-fn described(id: crate::protocol::Number, login: &Login) -> Result<Vec<u8>, Failure> {
+fn described(id: Number, login: &Login) -> Vec<u8> {
     let principal = &login.principal;
     encoded(
         id,
@@ -100,12 +101,7 @@ fn described(id: crate::protocol::Number, login: &Login) -> Result<Vec<u8>, Fail
 }
 
 /// A result of any shape.
-pub(super) fn encoded(id: crate::protocol::Number, data: &serde_json::Value) -> Result<Vec<u8>, Failure> {
-    let json = crate::protocol::json::to_vec(data);
-    if json.is_empty() {
-        return Err(Failure::new(ErrorCode::InternalError, "Internal server error"));
-    }
-    Ok(crate::protocol::message::result_with(id, json.len(), |out| {
-        out.extend_from_slice(&json)
-    }))
+pub(super) fn encoded(id: Number, data: &Value) -> Vec<u8> {
+    let json = to_vec(data);
+    message::result_with(id, json.len(), |out| out.extend_from_slice(&json))
 }

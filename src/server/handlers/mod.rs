@@ -40,9 +40,10 @@ pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
 use crate::protocol::{BucketName, CloseCode, ErrorCode, Fields, Issue, Number, Operation, Part, Request, SubscriptionId, Tier};
-use crate::server::access::{Access, Change, Judged, Login, Principal, Scope, Work};
+use crate::server::access::{Access, Change, Judged, Judgement, Login, Principal, Scope, Work};
 use crate::server::audit::{AuditLog, Trace};
 use crate::server::statistics::{ConnectionFigures, Overview};
+use crate::server::wall_clock_ms;
 use crate::store::query::AggregateFunction;
 use crate::store::{RequestKey, Sink, Store, StoreError, Update};
 
@@ -138,12 +139,14 @@ impl Session {
     /// Gives what has to be over before the request can be judged.
     fn judge(&mut self, request: &Request<'_>) -> Result<Option<Work<()>>, Failure> {
         let state = self.context.store.snapshot();
-        let asking = self.access.ask_first(request, &state)?;
-        if asking.is_none() {
-            self.scope = self.access.admit(request, &state)?;
-            self.judged = self.access.judged(request, &state);
+        match self.access.judge(request, &state)? {
+            Judgement::Admitted { scope, judged } => {
+                self.scope = scope;
+                self.judged = judged;
+                Ok(None)
+            }
+            Judgement::Asking(asking) => Ok(Some(asking)),
         }
-        Ok(asking)
     }
 
     /// Looks at the session and its rights again. Gives the code to close with where nobody has logged in in time.
@@ -350,11 +353,6 @@ impl Session {
             )),
         }
     }
-}
-
-/// The time that sessions are judged by, in milliseconds since 1970.
-fn wall_clock_ms() -> u64 {
-    crate::server::wall_clock_ms()
 }
 
 /// One request on its way through a handler.

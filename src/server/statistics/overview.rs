@@ -13,6 +13,7 @@ use crate::protocol::ConnectionId;
 use crate::server::access::Presence;
 use crate::server::config::Config;
 use crate::server::connection::registry::Registry;
+use crate::server::millis;
 use crate::store::Store;
 
 /// Connections that are looked at while the registry is held.
@@ -70,7 +71,7 @@ impl Overview {
         ServerStats {
             port: self.port,
             host: self.host.clone(),
-            uptime_ms: u64::try_from(self.uptime().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: millis(self.uptime()),
             service: self.service(store),
         }
     }

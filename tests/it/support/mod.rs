@@ -2,7 +2,9 @@
 
 mod client;
 pub mod matcher;
+mod recorder;
 mod server;
 
 pub use client::{Ended, OpenError, TestClient};
+pub use recorder::{Recorder, told};
 pub use server::{Site, TestServer};

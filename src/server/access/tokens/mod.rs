@@ -172,7 +172,8 @@ impl TokenAuthority {
     }
 
     /// Goes on by another configuration: its tokens, its keys, which are read anew, and its permissions. Live logins
-    /// whose tokens would not be taken any more come to an end; what others may do is judged anew.
+    /// whose tokens would not be taken any more come to an end; what others may do is judged anew. Both show when a
+    /// connection looks at its rights: whoever calls this has all of them do so.
     ///
     /// # Errors
     /// Where a key cannot be used. Then everything stays as it was.
@@ -181,7 +182,6 @@ impl TokenAuthority {
         // In this order: whoever sees the new numbers sees the new rules.
         self.doubts.fetch_add(1, Ordering::AcqRel);
         self.version.fetch_add(1, Ordering::AcqRel);
-        self.presence.recheck_all();
         Ok(())
     }
 

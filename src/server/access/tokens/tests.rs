@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::protocol::{ConnectionId, Tier};
-use crate::server::access::{Access, PermissionsConfig, Place, Target};
+use crate::server::access::{Access, Judgement, PermissionsConfig, Place, Target};
 use crate::server::config::{DefaultPermission, JwtAlgorithm, JwtConfig, PermissionCheck, StaticToken};
 use crate::store::Store;
 
@@ -591,6 +591,14 @@ fn parse(json: &str) -> crate::protocol::Request<'_> {
     }
 }
 
+/// What is to be waited for before a request is judged.
+fn asking(judgement: Result<Judgement, Failure>) -> Work<()> {
+    match judgement {
+        Ok(Judgement::Asking(asking)) => asking,
+        Ok(Judgement::Admitted { .. }) | Err(_) => panic!("the program is asked"),
+    }
+}
+
 #[tokio::test]
 async fn what_the_program_has_allowed_holds_for_one_request_and_goes_on_until_the_configuration_changes() {
     let check = PermissionCheck::new(|_, _, target| async move { (target == "orders").then_some(true) });
@@ -605,21 +613,22 @@ async fn what_the_program_has_allowed_holds_for_one_request_and_goes_on_until_th
     access.log_in(log_in(&authority, &signed_hs256(&claims())).await.unwrap());
     let state = crate::store::state::State::default();
     let orders = parse(r#"{"id":1,"type":"store.changes","bucket":"orders"}"#);
-    access.ask_first(&orders, &state).unwrap().expect("it is asked").await;
-    assert!(access.ask_first(&orders, &state).unwrap().is_none(), "it is answered");
-    assert!(access.admit(&orders, &state).is_ok());
+    asking(access.judge(&orders, &state)).await;
+    assert!(
+        matches!(access.judge(&orders, &state), Ok(Judgement::Admitted { .. })),
+        "it is answered"
+    );
     let allowed = access.allowed_by_program().expect("it was allowed");
     assert!(access.is_still_allowed(&allowed));
 
     // The answers about one request are none about the next, be it the same or another.
-    access.ask_first(&orders, &state).unwrap().expect("it is asked again").await;
+    asking(access.judge(&orders, &state)).await;
     let other = parse(r#"{"id":2,"type":"store.get","bucket":"salaries","key":"x"}"#);
-    access.ask_first(&other, &state).unwrap().expect("it is asked").await;
-    assert!(access.ask_first(&other, &state).unwrap().is_none());
-    assert!(access.admit(&other, &state).is_err() && access.allowed_by_program().is_none());
+    asking(access.judge(&other, &state)).await;
+    assert!(access.judge(&other, &state).is_err() && access.allowed_by_program().is_none());
     // An answer to whom nobody listens any more is lost with the question.
-    drop(access.ask_first(&orders, &state).unwrap().expect("it is asked"));
-    assert!(access.ask_first(&orders, &state).unwrap().is_some());
+    drop(asking(access.judge(&orders, &state)));
+    drop(asking(access.judge(&orders, &state)));
 
     authority.reload(&config).unwrap();
     access.refresh(wall_clock_ms(), false);

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{DAY_MS, Key, Kind, Turn, U32_MAX, millis_of, size_of};
+use super::{DAY_MS, Key, Kind, Turn, U32_MAX, size_of};
 use crate::protocol::Tier;
 use crate::server::config::draft::Draft;
 use crate::server::config::forms::{CLAIM, FILE, ROLE, TEXT, VARIABLE};
 use crate::server::config::{AuditConfig, AuthConfig, BuiltInConfig, Config, DefaultPermission, JwtAlgorithm, JwtConfig};
+use crate::server::millis;
 
 /// The longest lifetime of a session: ten years.
 const SESSION_MAX_MS: u64 = 3_650 * DAY_MS;
@@ -171,14 +172,14 @@ pub(super) static KEYS: &[Key] = &[
         "auth.builtIn.sessionTtl",
         "milliseconds",
         100..=SESSION_MAX_MS,
-        |part| millis_of(part.session_ttl),
+        |part| millis(part.session_ttl),
         |part, number| part.session_ttl = Duration::from_millis(number)
     ),
     built_in!(
         "auth.builtIn.sessionIdleMs",
         "milliseconds",
         100..=SESSION_MAX_MS,
-        |part| millis_of(part.session_idle),
+        |part| millis(part.session_idle),
         |part, number| part.session_idle = Duration::from_millis(number)
     ),
     built_in!(
@@ -206,7 +207,7 @@ pub(super) static KEYS: &[Key] = &[
         "auth.builtIn.loginRateLimit.windowMs",
         "milliseconds",
         10..=7 * DAY_MS,
-        |part| millis_of(part.login_rate_limit.window),
+        |part| millis(part.login_rate_limit.window),
         |part, number| part.login_rate_limit.window = Duration::from_millis(number)
     ),
     built_in!(

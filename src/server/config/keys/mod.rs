@@ -1,7 +1,5 @@
 //! The one table of keys: how each is spelt, what it may hold and which field it fills in.
 
-use std::time::Duration;
-
 use super::draft::Draft;
 use super::forms::Form;
 use super::secrets::SecretSources;
@@ -149,7 +147,7 @@ macro_rules! time {
                 of: "milliseconds",
                 min: $min,
                 max: $max,
-                get: |config| Some(millis_of(config.$($field).+)),
+                get: |config| Some(millis(config.$($field).+)),
                 set: |draft, number| draft.config.$($field).+ = Duration::from_millis(number),
             },
         }
@@ -214,8 +212,4 @@ pub(super) const REPLACED: &[(&str, &str)] = &[
 /// A number within its bounds as a size; every bound fits 32 bits.
 pub(super) fn size_of(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-pub(super) fn millis_of(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,28 +2,26 @@
 
 use std::time::Duration;
 
-use super::{DAY_MS, HOUR_MS, Key, Kind, Turn, U32_MAX, millis_of, size_of};
+use super::{DAY_MS, HOUR_MS, Key, Kind, Turn, U32_MAX, size_of};
 use crate::protocol::MAX_DEPTH;
 use crate::server::config::draft::{Draft, Durability};
 use crate::server::config::forms::{DIRECTORY, HOST, NAME, NETWORK, ORIGIN, PATH};
 use crate::server::config::{Config, LogFormat, LogLevel, Storage, SyncPolicy};
+use crate::server::millis;
 
 /// A number of the rate limits: it has a place only where they are on, and setting it turns them on.
 macro_rules! rate {
     ($name:literal, $of:literal, $min:literal..=$max:expr, |$limit:ident| $get:expr, |$draft:ident, $number:ident| $set:expr) => {
-        Key {
-            name: $name,
-            kind: Kind::Whole {
-                of: $of,
-                min: $min,
-                max: $max,
-                get: |config| config.rate_limit.as_ref().and_then(|$limit| $get).map(|number| number as u64),
-                set: |draft, number| {
-                    let ($draft, $number) = (draft.rate_limit(), size_of(number));
-                    $set;
-                },
-            },
-        }
+        whole!(
+            $name,
+            $of,
+            $min..=$max,
+            |config| config.rate_limit.as_ref().and_then(|$limit| $get).map(|number| number as u64),
+            |draft, number| {
+                let ($draft, $number) = (draft.rate_limit(), size_of(number));
+                $set;
+            }
+        )
     };
 }
 
@@ -221,16 +219,13 @@ pub(super) static KEYS: &[Key] = &[
         |limit| Some(limit.max_requests),
         |limit, number| limit.max_requests = number
     ),
-    Key {
-        name: "rateLimit.windowMs",
-        kind: Kind::Whole {
-            of: "milliseconds",
-            min: 10,
-            max: DAY_MS,
-            get: |config| config.rate_limit.as_ref().map(|limit| millis_of(limit.window)),
-            set: |draft, number| draft.rate_limit().window = Duration::from_millis(number),
-        },
-    },
+    whole!(
+        "rateLimit.windowMs",
+        "milliseconds",
+        10..=DAY_MS,
+        |config| config.rate_limit.as_ref().map(|limit| millis(limit.window)),
+        |draft, number| draft.rate_limit().window = Duration::from_millis(number)
+    ),
     rate!("rateLimit.refused", "", 0..=10_000_000, |limit| limit.refused, |limit, number| {
         limit.refused = Some(number)
     }),
@@ -351,7 +346,7 @@ fn sync_interval_ms(config: &Config) -> Option<u64> {
         Storage::Disk {
             sync: SyncPolicy::Interval(interval),
             ..
-        } => Some(millis_of(interval)),
+        } => Some(millis(interval)),
     }
 }
 

@@ -15,7 +15,7 @@ use super::Call;
 use super::answer::{Completion, Handled, Success};
 use super::auth::encoded;
 use super::failure::Failure;
-use crate::protocol::Part;
+use crate::protocol::{Number, Part};
 use crate::server::access::Login;
 use crate::server::identity::{Arrival, Caller, Change, Directory, Identity, Order, Resource};
 
@@ -71,14 +71,8 @@ impl<'c> Asking<'c, '_> {
         let order = self.order(change)?;
         let (identity, id) = (Arc::clone(self.identity), self.call.id);
         Ok(Handled::Alone(Box::pin(async move {
-            let outcome = match identity.carry_out(order).await {
-                // Nothing comes between a change and its answer that could take away what it was about.
-                Ok(directory) => answer(&directory)
-                    .ok_or_else(Failure::internal)
-                    .and_then(|answer| encoded(id, &answer)),
-                Err(failure) => Err(failure),
-            };
-            Completion::new(id, outcome)
+            let outcome = identity.carry_out(order).await;
+            answered(id, outcome, answer)
         })))
     }
 
@@ -88,6 +82,13 @@ impl<'c> Asking<'c, '_> {
         let answer = answer(&Caller::of(&directory, self.user()?)?)?;
         self.call.json(&answer)
     }
+}
+
+/// The answer to a change, by what is known after it.
+fn answered(id: Number, outcome: Result<Arc<Directory>, Failure>, answer: impl FnOnce(&Directory) -> Option<Value>) -> Completion {
+    // Nothing comes between a change and its answer that could take away what it was about.
+    let answer = outcome.and_then(|directory| answer(&directory).ok_or_else(Failure::internal));
+    Completion::new(id, answer.map(|answer| encoded(id, &answer)))
 }
 
 /// What becomes of something that belongs to somebody.

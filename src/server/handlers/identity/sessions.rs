@@ -54,7 +54,7 @@ pub(in crate::server::handlers) fn whoami(asking: &Asking<'_, '_>) -> Result<Han
 
 fn logged_in(id: Number, outcome: Result<Issued, Failure>) -> Completion {
     match outcome {
-        Ok(issued) => Completion::with(id, encoded(id, &described(&issued)), Effect::LoggedIn(issued.login)),
+        Ok(issued) => Completion::with(id, Ok(encoded(id, &described(&issued))), Effect::LoggedIn(issued.login)),
         Err(failure) => Completion::new(id, Err(failure)),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Asking, input};
+use super::{Asking, answered, input};
 use crate::protocol::{Number, Operation};
 use crate::server::access::Secret;
 use crate::server::handlers::answer::{Completion, Effect, Handled};
@@ -66,8 +66,7 @@ fn hashed(
     let (identity, id) = (Arc::clone(asking.identity), asking.call.id);
     Ok(Handled::Alone(Box::pin(async move {
         let outcome = hash_and_carry_out(&identity, order, password).await;
-        let answer = outcome.and_then(|directory| answer(&directory).ok_or_else(Failure::internal));
-        Completion::new(id, answer.and_then(|answer| encoded(id, &answer)))
+        answered(id, outcome, answer)
     })))
 }
 
@@ -97,7 +96,7 @@ pub(in crate::server::handlers) fn change_password(asking: &Asking<'_, '_>) -> R
         match identity.change_password(&login, current, new, arrival).await {
             Ok(issued) => {
                 let answer = json!({ "changed": true, "token": issued.token.expose(), "expiresAt": issued.expires_at });
-                Completion::with(id, encoded(id, &answer), Effect::LoggedIn(issued.login))
+                Completion::with(id, Ok(encoded(id, &answer)), Effect::LoggedIn(issued.login))
             }
             Err(failure) => Completion::new(id, Err(failure)),
         }
