@@ -14,6 +14,7 @@ mod every_operation;
 mod guarded_views;
 mod guards;
 mod http;
+mod identity_kills;
 mod live_queries;
 mod live_views;
 mod model;

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::directory::{Directory, Resource};
 use super::keeper::{Shared, exists};
-use super::plan::{OWNED, Plan, removed, role_record};
+use super::plan::{OWNED, Plan, bound, removed, role_record};
 use super::seed::system_roles;
-use super::tables::{Table, members};
+use super::tables::Table;
 use super::tokens;
 use crate::server::StartError;
 use crate::server::handlers::Failure;
@@ -127,8 +127,8 @@ pub(super) async fn seed(shared: &Shared) -> Result<(), StartError> {
     shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
 }
 
-/// A crash between the removal of a bucket and that of the rights on it leaves the rights, and they must not come to life
-/// again when somebody defines another bucket of that name. Rights that were granted beforehand, on what was never there,
+/// A crash between the removal of a bucket and that of the rights on it leaves the rights, and one before the definition
+/// of a bucket its owner. They must not come to life again when somebody defines another bucket of that name. Rights that were granted beforehand, on what was never there,
 /// stay.
 ///
 /// # Errors
@@ -153,14 +153,7 @@ pub(super) async fn remove_leftovers(shared: &Shared) -> Result<(), StartError> 
 
 /// Rights on what is there are about it from now on, also where a crash came between its definition and this.
 async fn bind(shared: &Shared, directory: &Arc<Directory>) -> Result<(), StartError> {
-    let mut plan = Plan::default();
-    for entry in directory
-        .acl()
-        .filter(|entry| !entry.is_bound && exists(&shared.store, &entry.resource))
-    {
-        plan.steps
-            .push(Table::Acl.update(&entry.key, &members(serde_json::json!({ "bound": true }))));
-    }
+    let plan = bound(directory.acl().filter(|entry| exists(&shared.store, &entry.resource)));
     shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
 }
 

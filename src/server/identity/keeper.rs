@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::directory::{Directory, Resource, ResourceKind};
 use super::order::{Change, NewPassword, Order};
-use super::plan::{Caller, Circumstances, Effect, Plan, plan, require_still};
+use super::plan::{Caller, Circumstances, Effect, Plan, bound, disclaimed, plan, require_still};
 use super::tables::Table;
 use crate::protocol::{ErrorCode, Operation as Asked};
 use crate::server::access::{Presence, Target, TokenDigest, query_target};
@@ -86,7 +86,8 @@ impl Shared {
     async fn carry_out(&self, order: &Order) -> Result<Arc<Directory>, Failure> {
         // What belongs to somebody is defined and removed here, so that nothing comes between it and its owner.
         match &order.change {
-            Change::Define { operation, .. } | Change::Remove { operation, .. } => {
+            Change::Define { operation, resource } => return self.define(order, operation, resource).await,
+            Change::Remove { operation, .. } => {
                 self.judge_again(&order.by, operation)?;
                 drop(self.store.submit(operation.clone())?.await?);
             }
@@ -113,6 +114,41 @@ impl Shared {
         }
         let plan = self.plan(order)?;
         self.perform(plan).await
+    }
+
+    /// Whoever defines something owns it before it is there: a crash leaves an owner of nothing, whom the next start
+    /// removes, and never something without its owner.
+    async fn define(&self, order: &Order, operation: &Operation, resource: &Resource) -> Result<Arc<Directory>, Failure> {
+        self.judge_again(&order.by, operation)?;
+        // The store says why not; what is there keeps its owner.
+        let is_new = !exists(&self.store, resource);
+        if is_new {
+            self.perform(self.plan(order)?).await?;
+        }
+        let defined = match self.store.submit(operation.clone()) {
+            Ok(commit) => commit.await,
+            Err(error) => Err(error),
+        };
+        match defined {
+            Ok(_) if is_new => {}
+            // It has gone in between.
+            Ok(_) => drop(self.perform(self.plan(order)?).await?),
+            Err(error) => {
+                if is_new {
+                    self.disclaim(resource).await;
+                }
+                return Err(error.into());
+            }
+        }
+        let entries = self.directory.load().acl_on(resource).into_iter().cloned().collect::<Vec<_>>();
+        self.perform(bound(&entries)).await
+    }
+
+    async fn disclaim(&self, resource: &Resource) {
+        let plan = disclaimed(&self.directory.load(), resource);
+        if let Err(failure) = self.perform(plan).await {
+            tracing::warn!(%resource, problem = failure.message(), "what could not be defined has an owner until the next start");
+        }
     }
 
     /// Other orders may have come between the judgement of a request and its turn.

@@ -833,6 +833,57 @@ async fn whoever_defines_a_bucket_inherits_no_rights_of_others_on_a_former_one()
 }
 
 #[tokio::test]
+async fn what_could_not_be_defined_belongs_to_nobody_and_what_was_granted_beforehand_stays() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &["admin"]).await;
+    let lines = Resource::new(ResourceKind::Query, "lines");
+    desk.by_root(grant(&nora, lines.clone(), Tier::Read)).await;
+    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": "no-such" }).as_object().expect("an object"));
+    let define_lines = Change::Define {
+        operation: crate::store::Operation::DefineQuery {
+            name: "lines".into(),
+            definition: Arc::new(definition.expect("it is well formed")),
+        },
+        resource: lines.clone(),
+    };
+    assert_eq!(code(desk.by(&nora, define_lines).await), ErrorCode::BucketNotDefined);
+    let directory = desk.identity.directory();
+    assert!(directory.owner(lines.kind, &lines.name).is_none());
+    assert_eq!(directory.acl_on(&lines).len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_defines_what_is_there_already_does_not_become_its_owner() {
+    let desk = Desk::open().await;
+    let [nora, olga] = [
+        desk.locked_user("nora", &["admin"]).await,
+        desk.locked_user("olga", &["admin"]).await,
+    ];
+    desk.by(&nora, define("ledger")).await.expect("it is new");
+    assert_eq!(code(desk.by(&olga, define("ledger")).await), ErrorCode::AlreadyExists);
+    let directory = desk.identity.directory();
+    let owner = directory.owner(ResourceKind::Bucket, "ledger").expect("it has one");
+    assert_eq!(owner.user, nora);
+}
+
+#[tokio::test]
+async fn whoever_was_about_to_define_a_bucket_when_the_server_was_killed_does_not_own_the_next_of_its_name() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    let owner = json!({ "id": "bucket:ledger", "userId": nora, "resourceType": "bucket", "resourceName": "ledger" });
+    desk.store
+        .bucket(Table::Owners.name())
+        .insert(&owner)
+        .await
+        .expect("the schema allows it");
+    let desk = desk.restarted().await;
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
+    let desk = desk.restarted().await;
+    assert!(desk.identity.directory().owner(ResourceKind::Bucket, "ledger").is_none());
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+}
+
+#[tokio::test]
 async fn rows_of_others_are_not_to_be_had_by_way_of_their_account() {
     let desk = Desk::open().await;
     let rows = json!([{ "allow": ["store.get"], "where": { "team": "{{ session.metadata.team }}" } }]);

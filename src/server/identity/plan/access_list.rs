@@ -8,7 +8,7 @@ use super::{Caller, Circumstances, Plan};
 use crate::protocol::{ErrorCode, Operation, Tier};
 use crate::server::access::Target;
 use crate::server::handlers::Failure;
-use crate::server::identity::directory::{Directory, Resource, ResourceKind, Subject};
+use crate::server::identity::directory::{AclEntry, Directory, Resource, ResourceKind, Subject};
 use crate::server::identity::names::VIRTUAL_SUPERADMIN;
 use crate::server::identity::order::AclAddress;
 use crate::server::identity::rights::refusal;
@@ -102,8 +102,9 @@ pub(crate) fn require_still(caller: &Caller<'_>, asked: Operation, target: &Targ
     }
 }
 
-/// Something was defined: whoever did it owns it.
-pub(super) fn defined(directory: &Directory, by: &Arc<str>, resource: &Resource) -> Plan {
+/// Something is about to be defined: whoever does it owns it. What is left over of another one of that name, which could
+/// not be removed with it, is about nothing.
+pub(super) fn claimed(directory: &Directory, by: &Arc<str>, resource: &Resource) -> Plan {
     let mut plan = Plan::default();
     let (kind, name) = (resource.kind.as_str(), &*resource.name);
     plan.step(match directory.owner(resource.kind, name) {
@@ -115,26 +116,36 @@ pub(super) fn defined(directory: &Directory, by: &Arc<str>, resource: &Resource)
             "resourceName": name,
         }))),
     });
-    for entry in directory.acl_on(resource) {
-        // What was granted before it was there is about it from now on. What is left over of another one of that name,
-        // which could not be removed with it, is not.
-        plan.step(if entry.is_bound {
-            Table::Acl.delete(&entry.key)
-        } else {
-            Table::Acl.update(&entry.key, &members(json!({ "bound": true })))
-        });
+    for entry in directory.acl_on(resource).iter().filter(|entry| entry.is_bound) {
+        plan.step(Table::Acl.delete(&entry.key));
+        concern(directory, &entry.subject, &mut plan);
     }
     plan.recheck(by);
     plan
 }
 
-/// Something is not there any more, and with it goes who owned it and who had rights on it.
-pub(crate) fn removed(directory: &Directory, resource: &Resource) -> Plan {
+/// It could not be defined: nobody owns it.
+pub(crate) fn disclaimed(directory: &Directory, resource: &Resource) -> Plan {
     let mut plan = Plan::default();
     if let Some(owner) = directory.owner(resource.kind, &resource.name) {
         plan.step(Table::Owners.delete(&owner.key));
         plan.recheck(&owner.user);
     }
+    plan
+}
+
+/// What was granted before it was there is about it from now on.
+pub(crate) fn bound<'e>(entries: impl IntoIterator<Item = &'e Arc<AclEntry>>) -> Plan {
+    let mut plan = Plan::default();
+    for entry in entries.into_iter().filter(|entry| !entry.is_bound) {
+        plan.step(Table::Acl.update(&entry.key, &members(json!({ "bound": true }))));
+    }
+    plan
+}
+
+/// Something is not there any more, and with it goes who owned it and who had rights on it.
+pub(crate) fn removed(directory: &Directory, resource: &Resource) -> Plan {
+    let mut plan = disclaimed(directory, resource);
     for entry in directory.acl_on(resource) {
         plan.step(Table::Acl.delete(&entry.key));
         concern(directory, &entry.subject, &mut plan);

@@ -21,7 +21,7 @@ use crate::server::access::TokenDigest;
 use crate::server::handlers::Failure;
 use crate::store::Step;
 
-pub(crate) use self::access_list::{OWNED, may_manage, removed, require_still};
+pub(crate) use self::access_list::{OWNED, bound, disclaimed, may_manage, removed, require_still};
 pub(crate) use self::roles::role_record;
 
 /// What changes are planned by, beside the directory.
@@ -115,7 +115,7 @@ pub(crate) fn plan(directory: &Directory, order: &Order, circumstances: Circumst
         Change::Grant { entry, rights } => access_list::grant(&Caller::of(directory, by)?, entry, rights, circumstances),
         Change::Revoke { entry, rights } => access_list::revoke(&Caller::of(directory, by)?, entry, rights.as_deref()),
         Change::TransferOwner { resource, to } => access_list::transfer(&Caller::of(directory, by)?, resource, to),
-        Change::Define { resource, .. } => Ok(access_list::defined(directory, by, resource)),
+        Change::Define { resource, .. } => Ok(access_list::claimed(directory, by, resource)),
         Change::Remove { resource, .. } => Ok(access_list::removed(directory, resource)),
     }
 }
