@@ -317,7 +317,11 @@ impl Session {
             Operation::AuthLogin => auth::login(call),
             Operation::AuthRefresh => auth::refresh(call),
             Operation::AuthLogout => auth::logout(call),
-            Operation::AuthWhoami => auth::whoami(call),
+            Operation::AuthWhoami => {
+                let answer = auth::whoami(call);
+                self.access.expiry_was_told();
+                answer
+            }
             Operation::IdentityLogin => identity::login(&identity::asking(call)?),
             Operation::IdentityLoginWithSecret => identity::login_with_secret(&identity::asking(call)?),
             Operation::IdentityLogout => identity::logout(&identity::asking(call)?),
