@@ -262,7 +262,7 @@ impl Session {
             return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Some(Tier::Write) => request_key::read(operation, request.fields(), self.access.principal())?,
+            Some(Tier::Write) => request_key::read(operation, request.fields(), &self.access)?,
             Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
