@@ -282,6 +282,18 @@ async fn an_address_with_many_unfinished_upgrades_keeps_no_other_out() {
 }
 
 #[tokio::test]
+async fn a_socket_of_a_trusted_proxy_becomes_a_connection_like_any_other() {
+    let server = TestServer::start(|config| config.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
+    let mut slow = server.tcp().await;
+    slow.write_all(b"GET / HTTP/1.1\r\n").await.expect("the stream is open");
+    check_served(&mut server.connect().await).await;
+    slow.write_all(b"Host: x\r\n\r\n").await.expect("the stream is open");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("the server ends it");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}
+
+#[tokio::test]
 async fn the_head_of_a_request_is_bounded_in_size_and_number() {
     let server = TestServer::start(|_| ()).await;
     let head = "GET /ws HTTP/1.1\r\nHost: x\r\n";

@@ -42,7 +42,7 @@ pub(crate) enum Room<S> {
 #[derive(Debug)]
 pub(crate) struct Handshakes<K, S> {
     max: usize,
-    places: HashMap<K, Place>,
+    places: HashMap<K, Place<S>>,
     /// Those of clients, the oldest of each first.
     of_clients: BTreeMap<(ClientOrigin, u64), (K, S)>,
     counts: BTreeMap<ClientOrigin, usize>,
@@ -51,10 +51,13 @@ pub(crate) struct Handshakes<K, S> {
     next: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Place {
+#[derive(Debug)]
+enum Place<S> {
     OfClient(ClientOrigin, u64),
-    OfProxy,
+    /// It is kept, and makes room for nobody.
+    OfProxy {
+        _socket: S,
+    },
 }
 
 impl<K: Copy + Eq + Hash, S> Handshakes<K, S> {
@@ -98,7 +101,7 @@ impl<K: Copy + Eq + Hash, S> Handshakes<K, S> {
     /// Takes in a socket for which there is room.
     pub(crate) fn begin(&mut self, origin: Origin, key: K, socket: S) {
         let place = match origin {
-            Origin::Proxy => Place::OfProxy,
+            Origin::Proxy => Place::OfProxy { _socket: socket },
             Origin::Client(client) => {
                 self.set_count(client, self.count_of(client) + 1);
                 self.of_clients.insert((client, self.next), (key, socket));
@@ -256,6 +259,18 @@ mod tests {
         assert_eq!(door.come(Origin::Proxy), Some((102, Some(100))));
         assert_eq!(door.come(Origin::Proxy), None, "an address with a single one keeps it");
         assert_eq!((door.count(Origin::Proxy), door.count(client(1))), (99, 1));
+    }
+
+    #[test]
+    fn what_drops_a_socket_is_kept_until_it_ends_or_has_to_go() {
+        let alive = std::rc::Rc::new(());
+        for origin in [Origin::Proxy, client(1)] {
+            let mut table = Handshakes::new(10);
+            table.begin(origin, 1, std::rc::Rc::clone(&alive));
+            assert_eq!(std::rc::Rc::strong_count(&alive), 2, "{origin:?}");
+            table.end(1);
+            assert_eq!(std::rc::Rc::strong_count(&alive), 1, "{origin:?}");
+        }
     }
 
     #[test]
