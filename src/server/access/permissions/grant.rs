@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{pattern, template};
+use super::{pattern, places, template};
 use crate::protocol::{Operation, Tier};
 use crate::server::access::{Asked, Principal, Scope, Target};
 use crate::store::Guard;
@@ -279,31 +279,21 @@ fn read_filter(value: &Value, faults: &mut Vec<GrantFault>) -> Option<Map<String
             format!("\"{path}\" is nothing that a session has: expected session.userId, session.roles or session.metadata.<name>"),
         ));
     }
-    // What stands in the place of a reference is known only with the session: some value must do.
-    let fits = |sample: &Value| Filter::parse(&sampled(filter, sample)).err();
-    let samples = [json!("x"), json!(0), json!(["x"]), json!(true)];
-    let mut refused = None;
-    for sample in &samples {
-        match fits(sample) {
-            None => return Some(filter.clone()),
-            Some(issues) => refused = refused.or(Some(issues)),
+    for field in places::idle_exclusions(filter) {
+        faults.push(GrantFault::new(
+            format!("where.{field}"),
+            "a list or an object equals nothing: a condition to differ from one lets everything through",
+        ));
+    }
+    match Filter::parse(&template::sampled(filter)) {
+        Ok(_) => Some(filter.clone()),
+        Err(issues) => {
+            faults.extend(
+                issues
+                    .into_iter()
+                    .map(|issue| GrantFault::new(format!("where.{}", issue.field), issue.message)),
+            );
+            None
         }
     }
-    for issue in refused.unwrap_or_default() {
-        faults.push(GrantFault::new(format!("where.{}", issue.field), issue.message));
-    }
-    None
-}
-
-/// The filter with a value in the place of every reference.
-fn sampled(filter: &Map<String, Value>, sample: &Value) -> Map<String, Value> {
-    fn replace(value: &Value, sample: &Value) -> Value {
-        match value {
-            Value::String(text) if text.trim().starts_with("{{") && text.trim().ends_with("}}") => sample.clone(),
-            Value::Array(items) => items.iter().map(|item| replace(item, sample)).collect(),
-            Value::Object(members) => Value::Object(members.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-        }
-    }
-    filter.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()
 }

@@ -6,6 +6,7 @@
 
 mod grant;
 mod pattern;
+mod places;
 mod policy;
 mod template;
 

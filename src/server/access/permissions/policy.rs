@@ -398,6 +398,37 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_the_session_where_one_value_is_meant_allows_nothing() {
+        let rules = json!([{ "role": "clerk", "allow": "store.*", "where": { "owner": { "$neq": "{{ session.metadata.banned }}" } } }]);
+        let permissions = Permissions::new(ruled(None, rules));
+        let allows = |banned: Value| {
+            let mut principal = Principal::new("ida", ["clerk"]);
+            principal.metadata.insert("banned".to_owned(), banned);
+            judged(&permissions.rights(&principal), "store.all", &Target::Bucket("orders")).is_ok()
+        };
+        assert!(allows(json!("bob")));
+        assert!(!allows(json!(["bob"])));
+    }
+
+    #[test]
+    fn a_rule_may_refer_to_values_of_several_types() {
+        let rule = |filter: Value| PermissionRule::parse(&json!({ "role": "clerk", "allow": "store.*", "where": filter }));
+        let several = json!({
+            "n": { "$gt": "{{ session.metadata.n }}" }, "a": { "$in": "{{ session.roles }}" },
+            "b": { "$between": "{{ session.metadata.span }}" }, "c": { "$startsWith": "{{ session.userId }}" },
+        });
+        assert!(rule(several).is_ok());
+        for idle in [
+            json!({ "$neq": ["bob"] }),
+            json!({ "$nin": ["ann", ["bob"]] }),
+            json!({ "$neq": {} }),
+        ] {
+            let faults = rule(json!({ "$or": [{ "owner": idle }] })).unwrap_err();
+            assert_eq!(faults[0].0, "where.owner", "{faults:?}");
+        }
+    }
+
+    #[test]
     fn steps_are_judged_one_by_one_unless_a_rule_names_transactions_alone() {
         let of = |allow: Value| {
             rights(
