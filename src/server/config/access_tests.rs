@@ -102,7 +102,7 @@ fn everything_that_the_file_says_of_access_reaches_its_field() {
         ],
         permissions: Some(PermissionsConfig {
             default: Some(DefaultPermission::Deny),
-            rules: vec![PermissionRule::parse(&rule).unwrap()],
+            rules: Some(vec![PermissionRule::parse(&rule).unwrap()]),
             check: None,
         }),
         ..AuthConfig::default()

@@ -96,7 +96,7 @@ impl Kind {
             Self::Choice { words, set } => set(draft, checked_word(value, words)?),
             Self::Choices { words, set } => set(draft, &checked_words(value, words)?),
             Self::Tokens => draft.auth().tokens = checked_tokens(value)?,
-            Self::Permissions => draft.permissions().rules = checked_permissions(value)?,
+            Self::Permissions => draft.permissions().rules = Some(checked_permissions(value)?),
             Self::Rules => check_no_rules(value)?,
             Self::Weights => draft.rate_limit().weights = checked_weights(value)?,
             Self::Buckets => draft.config.buckets = checked_definitions(value, "buckets", check_bucket)?,

@@ -120,10 +120,11 @@ impl PartialEq for PermissionCheck {
 /// What the configuration says of permissions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PermissionsConfig {
-    /// What becomes of what no rule allows. Default: refused where there are rules, allowed where there are none.
+    /// What becomes of what no rule allows. Default: refused where rules are given, an empty list included, allowed where
+    /// they are not.
     pub default: Option<DefaultPermission>,
-    /// What sessions may do by their roles.
-    pub rules: Vec<PermissionRule>,
+    /// What sessions may do by their roles. Default `None`: no rules are given.
+    pub rules: Option<Vec<PermissionRule>>,
     /// A function that is asked first.
     pub check: Option<PermissionCheck>,
 }
@@ -153,10 +154,11 @@ impl Permissions {
             };
         };
         let held = |rule: &&PermissionRule| principal.roles.contains(&rule.role);
-        let default = match (config.default, config.rules.is_empty()) {
+        let default = match (config.default, &config.rules) {
             (Some(default), _) => default,
-            (None, true) => DefaultPermission::Allow,
-            (None, false) => DefaultPermission::Deny,
+            (None, None) => DefaultPermission::Allow,
+            // Whoever removes the last rule does not mean to allow what no rule has allowed.
+            (None, Some(_)) => DefaultPermission::Deny,
         };
         TierRights {
             level,
@@ -165,6 +167,7 @@ impl Permissions {
             allowances: config
                 .rules
                 .iter()
+                .flatten()
                 .filter(held)
                 .filter_map(|rule| rule.grant.for_principal(principal))
                 .collect(),
@@ -267,7 +270,7 @@ mod tests {
     fn ruled(default: Option<DefaultPermission>, rules: Value) -> Option<PermissionsConfig> {
         Some(PermissionsConfig {
             default,
-            rules: rules.as_array().expect("a list").iter().cloned().map(rule).collect(),
+            rules: Some(rules.as_array().expect("a list").iter().cloned().map(rule).collect()),
             check: None,
         })
     }
@@ -337,6 +340,20 @@ mod tests {
             judged(&clerk, "store.get", &Target::Bucket("users")),
             Err("No permission for store.get on users".to_owned())
         );
+    }
+
+    #[test]
+    fn the_default_is_to_deny_where_rules_are_given_also_where_none_is_left() {
+        let bucket = Target::Bucket("orders");
+        let may = |config| judged(&rights(Some(config), &["admin"]), "store.get", &bucket).is_ok();
+        let without = |default| PermissionsConfig {
+            default,
+            ..PermissionsConfig::default()
+        };
+        assert!(may(without(None)));
+        assert!(!may(without(Some(DefaultPermission::Deny))));
+        assert!(!may(ruled(None, json!([])).expect("it is there")));
+        assert!(may(ruled(Some(DefaultPermission::Allow), json!([])).expect("it is there")));
     }
 
     #[test]
