@@ -11,6 +11,7 @@ mod check;
 mod draft;
 mod fault;
 mod forms;
+mod json;
 mod keys;
 mod names;
 mod raw;
