@@ -461,6 +461,8 @@ fn malformed_permission_rules_are_named_by_place_with_what_was_meant() {
         { "role": "clerk", "allow": "store.*" },
         { "role": "", "alow": "store.*", "allow": [] },
         "everything",
+        { "role": "reader", "allow": ["store.get*", "stroe.*", "rules.*", "procedures.call"], "topics": ["order*"], "buckets": ["_users"] },
+        { "role": "reader", "allow": "store.gte", "where": { "owner": { "$neq": "{{ session.userId" }, "{{ session.metadata.f }}": 1 } },
     ]);
     let tokens = json!({ OTHER: { "userId": "ida" } });
     insta::assert_snapshot!(
@@ -495,6 +497,19 @@ fn what_works_and_is_probably_not_meant_is_warned_about() {
         auth(json!({ "tokens": { OTHER: { "userId": "ida" } }, "anonymousRoles": ["reader"] })),
         "auth.anonymousRoles: nobody has them",
     );
+    let tokens = json!({ OTHER: { "userId": "ida" } });
+    let bounded = |role: &str| json!([{ "role": role, "allow": ["store.get", "store.all"], "where": { "owner": "{{ session.userId }}" } }]);
+    let with = |permissions: Value| auth(json!({ "tokens": tokens, "permissions": permissions }));
+    check(
+        with(json!({ "default": "allow", "rules": bounded("reader") })),
+        "auth.permissions.rules[0]: \"default\": \"allow\" allows sessions with \"reader\" what no rule of theirs names on the same \
+         buckets, without the bounds of this one: store.where, store.findOne, store.count, 12 more",
+    );
+    check(
+        with(json!({ "default": "allow", "rules": bounded("clerk") })),
+        "sessions with \"clerk\", and a built-in role beside it, what",
+    );
+    assert!(!warnings(with(json!({ "rules": bounded("reader") }))).contains("rules[0]"));
     check(file(&json!({ "rules": { "enabled": true, "rules": [] } })), "no rule engine");
     let by_variable = auth(json!({ "jwt": {} })).variables([("NOEX_JWT_SECRET", SECRET)]);
     assert!(!warnings(by_variable).contains("secret"));

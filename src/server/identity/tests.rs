@@ -1018,6 +1018,27 @@ async fn what_makes_no_sense_in_the_store_grants_nothing_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn stored_permissions_that_could_not_be_given_any_more_allow_nothing_and_those_of_later_versions_what_is_known() {
+    let desk = Desk::open().await;
+    let mira = desk.user("mira", &[]).await;
+    let permissions = json!([
+        { "allow": ["store.insert", "store.de*"] },
+        { "allow": "store.update", "where": { "owner": { "$neq": "{{ session.userId" } } },
+        { "allow": ["store.teleport", "store.count"], "buckets": ["b", "_users"] },
+    ]);
+    let role = json!({ "id": "old", "name": "old", "system": false, "permissions": permissions });
+    let holds = json!({ "id": "1", "userId": mira, "roleId": "old" });
+    for (table, record) in [("_roles", role), ("_user_roles", holds)] {
+        desk.store.bucket(table).insert(&record).await.expect("the schema allows it");
+    }
+    let desk = desk.restarted().await;
+    assert!(desk.may(&mira, Operation::StoreCount, "b"));
+    for operation in [Operation::StoreInsert, Operation::StoreDelete, Operation::StoreUpdate] {
+        assert!(!desk.may(&mira, operation, "b"), "{operation}");
+    }
+}
+
+#[tokio::test]
 async fn a_restart_keeps_everything() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = async || Store::builder().on_disk(folder.path()).open().await.expect("it opens");

@@ -48,9 +48,9 @@ impl Wanted {
 pub(super) fn replaced(filter: &Map<String, Value>, put: &impl Fn(&str, Wanted) -> Option<Value>) -> Option<Map<String, Value>> {
     members(filter, |name, value| match (name, value) {
         ("$and" | "$or", Value::Array(filters)) => {
-            let branch = |filter: &Value| match filter {
-                Value::Object(filter) => replaced(filter, put).map(Value::Object),
-                other => operand(other, Wanted::Filters, put),
+            let branch = |filter: &Value| match filter.as_object() {
+                Some(branch) => replaced(branch, put).map(Value::Object),
+                None => operand(filter, Wanted::Filters, put),
             };
             filters.iter().map(branch).collect()
         }

@@ -49,19 +49,29 @@ impl PermissionRule {
             .ok_or_else(|| vec![(String::new(), "expected an object".to_owned())])?;
         let role = members.get("role").and_then(Value::as_str).filter(|role| !role.is_empty());
         let grant = Grant::parse(members, &["role"]);
+        let slips = Grant::slips(members);
         match (role, grant) {
-            (Some(role), Ok(grant)) => Ok(Self {
+            (Some(role), Ok(grant)) if slips.is_empty() => Ok(Self {
                 role: role.to_owned(),
                 grant: Arc::new(grant),
             }),
             (role, grant) => {
-                let mut faults: Vec<_> = grant.err().unwrap_or_default().into_iter().map(pair).collect();
+                let slips = slips.into_iter().map(pair);
+                let mut faults: Vec<_> = grant.err().unwrap_or_default().into_iter().map(pair).chain(slips).collect();
                 if role.is_none() {
                     faults.insert(0, ("role".to_owned(), "expected the name of a role".to_owned()));
                 }
                 Err(faults)
             }
         }
+    }
+
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    pub(super) fn grant(&self) -> &Grant {
+        &self.grant
     }
 }
 
@@ -129,6 +139,18 @@ pub struct PermissionsConfig {
     pub check: Option<PermissionCheck>,
 }
 
+impl PermissionsConfig {
+    /// What becomes of what no rule allows.
+    pub(super) fn default_permission(&self) -> DefaultPermission {
+        match (self.default, &self.rules) {
+            (Some(default), _) => default,
+            (None, None) => DefaultPermission::Allow,
+            // Whoever removes the last rule does not mean to allow what no rule has allowed.
+            (None, Some(_)) => DefaultPermission::Deny,
+        }
+    }
+}
+
 /// Permissions at work.
 #[derive(Debug, Default)]
 pub struct Permissions {
@@ -154,15 +176,9 @@ impl Permissions {
             };
         };
         let held = |rule: &&PermissionRule| principal.roles.contains(&rule.role);
-        let default = match (config.default, &config.rules) {
-            (Some(default), _) => default,
-            (None, None) => DefaultPermission::Allow,
-            // Whoever removes the last rule does not mean to allow what no rule has allowed.
-            (None, Some(_)) => DefaultPermission::Deny,
-        };
         TierRights {
             level,
-            default,
+            default: config.default_permission(),
             check: config.check.clone(),
             allowances: config
                 .rules
@@ -176,7 +192,7 @@ impl Permissions {
 }
 
 /// The tier that a built-in role reaches.
-fn level(role: &str) -> Option<Tier> {
+pub(super) fn level(role: &str) -> Option<Tier> {
     match role {
         "reader" => Some(Tier::Read),
         "writer" => Some(Tier::Write),

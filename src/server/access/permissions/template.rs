@@ -92,6 +92,41 @@ pub(super) fn unknown_references(filter: &Map<String, Value>) -> Vec<String> {
     unknown
 }
 
+/// The texts of a filter that hold `{{` or `}}` and are not made of references and what stands around them, and the names
+/// that hold any: a reference can stand in the place of a value alone.
+pub(super) fn stray_braces(filter: &Map<String, Value>) -> Vec<String> {
+    let mut stray = Vec::new();
+    for (name, value) in filter {
+        if has_braces(name) {
+            stray.push(name.clone());
+        }
+        collect_stray(value, &mut stray);
+    }
+    stray
+}
+
+fn collect_stray(value: &Value, stray: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            let (mut is_stray, mut rest) = (false, text.as_str());
+            while let Some((before, _, after)) = split(rest) {
+                is_stray |= has_braces(before);
+                rest = after;
+            }
+            if is_stray || has_braces(rest) {
+                stray.push(text.clone());
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_stray(item, stray)),
+        Value::Object(members) => stray.extend(stray_braces(members)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn has_braces(text: &str) -> bool {
+    text.contains("{{") || text.contains("}}")
+}
+
 fn collect_unknown(value: &Value, unknown: &mut Vec<String>) {
     match value {
         Value::String(text) => {
@@ -232,6 +267,24 @@ mod tests {
         ] {
             assert!(!fits(filter), "{filter}");
         }
+    }
+
+    #[test]
+    fn braces_that_make_no_reference_are_found() {
+        let filter = json!({
+            "a": "{{ session.userId", "b": { "$neq": "session.userId }}" }, "c": ["}} {{ session.userId }}", "{ x }"],
+            "{{ session.metadata.f }}": 1, "$or": [{ "d": "of-{{ session.userId }}-{{session.roles" }, { "e": "{{ session.userId }}" }],
+        });
+        assert_eq!(
+            stray_braces(filter.as_object().unwrap()),
+            [
+                "{{ session.userId",
+                "session.userId }}",
+                "}} {{ session.userId }}",
+                "{{ session.metadata.f }}",
+                "of-{{ session.userId }}-{{session.roles"
+            ]
+        );
     }
 
     #[test]
