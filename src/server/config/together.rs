@@ -155,7 +155,9 @@ fn of_logins(auth: &AuthConfig) -> Vec<String> {
     }
     doubts.extend(auth.permissions.iter().flat_map(of_permissions));
     if auth.built_in.as_ref().is_some_and(|built_in| built_in.admin_secret.is_none()) {
-        doubts.push("auth.builtIn: without an admin secret only users who are stored already can log in".to_owned());
+        let message =
+            "without an admin secret only users who are stored already can log in; with no superadmin among them it will not start";
+        doubts.push(format!("auth.builtIn: {message}"));
     }
     doubts
 }

@@ -276,6 +276,34 @@ async fn the_admin_secret_counts_until_a_superadmin_has_logged_in_with_a_passwor
 }
 
 #[tokio::test]
+async fn without_an_admin_secret_a_superadmin_must_be_stored_who_could_log_in() {
+    let starts = async |desk: &Desk| {
+        let mut config = desk.config.clone();
+        config.built_in.as_mut().expect("it is there").admin_secret = None;
+        let clock = Arc::new(|| 1_000_000);
+        match Identity::start(&config, &desk.store, &Arc::<Presence>::default(), clock).await {
+            Ok(_) => true,
+            Err(crate::server::StartError::NobodyCanLogIn) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let desk = Desk::open().await;
+    assert!(!starts(&desk).await, "nobody is there");
+    desk.user("mira", &["admin"]).await;
+    assert!(!starts(&desk).await, "she cannot make a superadmin");
+    desk.locked_user("lost", &["superadmin"]).await;
+    assert!(!starts(&desk).await, "no password fits");
+    let suse = desk.user("suse", &["superadmin"]).await;
+    assert!(starts(&desk).await);
+    desk.by_root(Change::SetEnabled {
+        user: suse,
+        enabled: false,
+    })
+    .await;
+    assert!(!starts(&desk).await, "she is locked out");
+}
+
+#[tokio::test]
 async fn the_admin_secret_may_be_kept() {
     let desk = Desk::open_with(|config| config.keep_bootstrap_secret = true).await;
     desk.user("suse", &["superadmin"]).await;
