@@ -7,6 +7,7 @@ mod answer;
 mod audit;
 mod auth;
 mod encode;
+mod expected_size;
 mod failure;
 mod fields;
 #[cfg(fuzzing)]
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 pub use self::answer::{Completion, Finished, Handled, PendingAnswer};
 use self::answer::{Effect, Success, WriteAnswer};
 use self::encode::Encoder;
+use self::expected_size::expected_bytes;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
@@ -262,7 +264,7 @@ impl Session {
             return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Some(Tier::Write) => request_key::read(operation, request.fields(), self.access.principal())?,
+            Some(Tier::Write) => request_key::read(operation, request.fields(), &self.access)?,
             Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
@@ -317,7 +319,11 @@ impl Session {
             Operation::AuthLogin => auth::login(call),
             Operation::AuthRefresh => auth::refresh(call),
             Operation::AuthLogout => auth::logout(call),
-            Operation::AuthWhoami => auth::whoami(call),
+            Operation::AuthWhoami => {
+                let answer = auth::whoami(call);
+                self.access.expiry_was_told();
+                answer
+            }
             Operation::IdentityLogin => identity::login(&identity::asking(call)?),
             Operation::IdentityLoginWithSecret => identity::login_with_secret(&identity::asking(call)?),
             Operation::IdentityLogout => identity::logout(&identity::asking(call)?),
@@ -383,6 +389,7 @@ impl Call<'_, '_> {
     /// Gives an operation its place in the order of commits, within what whoever asks may touch.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
         let store = &self.context.store;
+        let expected_bytes = expected_bytes(&operation, &store.snapshot(), self.context.max_result_bytes);
         let operation = match self.scope {
             Scope::Everything => operation,
             Scope::Guarded(guard) => operation.within(Arc::clone(guard)),
@@ -394,6 +401,7 @@ impl Call<'_, '_> {
         Ok(Handled::Pending(PendingAnswer::Write(WriteAnswer {
             commit,
             success,
+            expected_bytes,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,
         })))

@@ -38,9 +38,19 @@ pub const NOT_AS_ADMIN: &[(&str, &str, &str)] = &[
         ONE_QUOTA,
     ),
     (
+        "batch",
+        "a batch with nothing in it that could be judged asks for a login itself",
+        "begins without a login",
+    ),
+    (
         "config-from-file",
         "only the configured path is served, whatever stands behind a question mark",
         "a token behind the question mark is looked at",
+    ),
+    (
+        "idempotency",
+        "as many requests are remembered as the limit says, and beyond it a write with a key is not carried out",
+        "a user gets no more of them than are left to others",
     ),
     ("pipeline", "operations of what is not configured are unknown", NO_LOGINS),
     (
