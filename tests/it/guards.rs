@@ -59,7 +59,7 @@ async fn start() -> NoexServer {
             tokens: vec![token("ida", "clerk"), token("bob", "clerk"), token("root", "root")],
             permissions: Some(PermissionsConfig {
                 default: None,
-                rules: rules.iter().map(|rule| PermissionRule::parse(rule).unwrap()).collect(),
+                rules: Some(rules.iter().map(|rule| PermissionRule::parse(rule).unwrap()).collect()),
                 check: None,
             }),
             ..AuthConfig::default()
