@@ -170,13 +170,9 @@ async fn a_file_that_cannot_be_written_keeps_the_server_from_starting() {
     assert_eq!(error.exit_status(), 3);
 }
 
-#[tokio::test]
-async fn users_without_rights_do_not_push_out_what_administrators_have_done() {
+/// A server with users of its own: a superadmin, and a user who is none, with their id.
+async fn with_a_user(audit: AuditConfig) -> (NoexServer, TestClient, TestClient, Value) {
     const SECRET: &str = "a bootstrap secret of enough length";
-    let audit = AuditConfig {
-        max_entries: 16,
-        ..AuditConfig::default()
-    };
     let built_in = BuiltInConfig {
         admin_secret: Some(SECRET.into()),
         argon2: Argon2Config {
@@ -197,6 +193,16 @@ async fn users_without_rights_do_not_push_out_what_administrators_have_done() {
     let id = root.result("identity.createUser", mira.clone()).await["id"].clone();
     let mut user = TestClient::connect(server.local_addr().port()).await;
     user.result("identity.login", mira).await;
+    (server, root, user, id)
+}
+
+#[tokio::test]
+async fn users_without_rights_do_not_push_out_what_administrators_have_done() {
+    let audit = AuditConfig {
+        max_entries: 16,
+        ..AuditConfig::default()
+    };
+    let (_server, mut root, mut user, id) = with_a_user(audit).await;
     for n in 0..20 {
         let name = format!("name {n}");
         for (operation, fields) in [
@@ -215,4 +221,50 @@ async fn users_without_rights_do_not_push_out_what_administrators_have_done() {
         .result("audit.query", json!({ "operation": "identity.createUser", "result": "success" }))
         .await;
     assert_eq!(found["entries"].as_array().map(Vec::len), Some(1), "{found}");
+}
+
+#[tokio::test]
+async fn an_owner_changes_no_more_rights_than_their_part_of_the_log_has_room_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = AuditConfig {
+        max_entries: 32,
+        file: Some(path.clone()),
+        file_max_bytes: 65_536,
+        file_keep: 2,
+        ..AuditConfig::default()
+    };
+    let (server, mut root, mut owner, id) = with_a_user(audit).await;
+    let config = json!({ "key": "id", "schema": { "id": { "type": "string" } } });
+    root.result("store.defineBucket", json!({ "name": "hers", "config": config })).await;
+    let to_owner = json!({ "resourceType": "bucket", "resourceName": "hers", "newOwnerId": id });
+    root.result("identity.transferOwner", to_owner).await;
+    let grant = json!({ "subjectType": "user", "subjectId": id, "resourceType": "bucket", "resourceName": "hers",
+        "operations": ["read"] });
+    let mut granted = 0;
+    let refusal = loop {
+        let answer = owner.call("identity.grant", grant.clone()).await;
+        if answer["type"] == "error" {
+            break answer;
+        }
+        granted += 1;
+        assert!(granted < 100);
+        // What fails takes none of the room.
+        let nonsense = owner.call("identity.grant", json!({ "subjectType": granted })).await;
+        assert_eq!(nonsense["type"], "error");
+    };
+    assert!(granted >= 10, "{granted}");
+    assert_eq!(refusal["code"], "RATE_LIMITED", "{refusal}");
+    assert!(refusal["details"]["retryAfterMs"].as_u64() > Some(60_000), "{refusal}");
+    // Whoever administers goes on, and their traces are there.
+    root.result("identity.grant", grant).await;
+    let found = root.result("audit.query", json!({ "operation": "store.defineBucket" })).await;
+    assert_eq!(found["entries"].as_array().map(Vec::len), Some(1), "{found}");
+    server.stop().await;
+    let lines = chained(&path);
+    let done = |operation: &str| {
+        let is_it = |line: &&Value| line["operation"] == operation && line["result"] == "success";
+        lines.iter().filter(is_it).count()
+    };
+    assert_eq!((done("identity.grant"), done("store.defineBucket")), (granted + 1, 1));
 }

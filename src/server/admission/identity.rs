@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// Whom a quota belongs to. Every kind is a variant, so that no two kinds can be taken for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Identity {
+pub(crate) enum Identity {
     /// One address.
     Address(Ipv4Addr),
     /// The first 64 bits of an IPv6 address: whoever has one of the addresses behind them mostly has all.
@@ -17,7 +17,7 @@ pub(super) enum Identity {
 
 impl Identity {
     /// The identity of a user.
-    pub(super) fn of_user(user: &str) -> Self {
+    pub(crate) fn of_user(user: &str) -> Self {
         let mut digest = [0; 16];
         digest.copy_from_slice(&Sha256::digest(user.as_bytes())[..16]);
         Self::User(digest)

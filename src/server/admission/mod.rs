@@ -26,12 +26,12 @@ use hyper::HeaderMap;
 use tokio::time::Sleep;
 
 pub(crate) use self::handshakes::{Handshakes, Origin, Room};
+pub(crate) use self::identity::Identity;
 pub(crate) use self::pacing::{AcceptPace, Seldom};
 pub(crate) use self::trusted_proxies::Network;
 
 use self::accounts::Held;
 use self::handshakes::ClientOrigin;
-use self::identity::Identity;
 use self::rate_limits::RateLimits;
 use self::trusted_proxies::TrustedProxies;
 use super::config::Config;

@@ -4,7 +4,7 @@
 //! was changed, taken out or put in shows, unless all that follow were changed too.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::entry::Entry;
+use super::entry::{Entry, misleads};
 use super::queue::Append;
 use crate::server::wall_clock_ms;
 
@@ -30,6 +30,18 @@ pub(super) struct FileError {
     path: PathBuf,
     source: io::Error,
 }
+
+/// What is said of a file that something else has written.
+const FOREIGN: &str = "it is not empty and no audit log";
+
+/// The lowest number of a file that was put aside. They are milliseconds since 1970, so that none is taken for one that
+/// another program numbers from 1, or by the date.
+const NUMBER_MIN: u64 = 1_000_000_000_000;
+
+/// How the line of an entry begins, with digits before the end of it; and one about those that are missing.
+const ID: &[u8] = b"{\"id\":";
+const BEHIND_ID: &[u8] = b",\"timestamp\":";
+const TIMESTAMP: &[u8] = b"{\"timestamp\":";
 
 /// The digest of a line, as the next one says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +96,7 @@ impl LogFile {
     /// while it was written, is cut off: nobody was told that it is there.
     ///
     /// # Errors
-    /// Where it cannot be opened, or another process writes it.
+    /// Where it cannot be opened, another process writes it, or it is no audit log.
     pub(super) fn open(path: &Path, max_bytes: u64, keep: usize) -> Result<Self, FileError> {
         Self::try_open(path, max_bytes, keep).map_err(|source| FileError {
             path: path.to_owned(),
@@ -95,24 +107,31 @@ impl LogFile {
     fn try_open(path: &Path, max_bytes: u64, keep: usize) -> io::Result<Self> {
         let mut file = open(path)?;
         let bytes = sound_bytes(&mut file)?;
+        let end = end(&mut file, bytes)?;
+        let is_ours = match &end {
+            Some(end) => prev_of(&end.line).is_some(),
+            None => is_beginning_of_line(&mut file)?,
+        };
+        if !is_ours {
+            return Err(io::Error::other(FOREIGN));
+        }
+        claim(&file, path)?;
         if bytes < file.metadata()?.len() {
             tracing::warn!(path = %path.display(), "the last line of the audit log was not complete and is cut off");
             file.set_len(bytes)?;
             file.sync_all()?;
         }
-        let last_line = match last_line(&mut file, bytes)? {
-            Some(line) => Some(line),
-            None => last_line_put_aside(path)?,
+        let end = match end {
+            Some(end) => Some(end),
+            None => end_put_aside(path)?,
         };
-        let entry: Option<Value> = last_line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
-        let last_id = entry.and_then(|entry| entry.get("id")?.as_u64());
         Ok(Self {
             path: path.to_owned(),
             file,
             bytes,
             is_torn: false,
-            last: last_line.as_deref().map(Link::to).unwrap_or_default(),
-            last_id: last_id.unwrap_or(0),
+            last: end.as_ref().map(|end| Link::to(&end.line)).unwrap_or_default(),
+            last_id: end.map_or(0, |end| end.last_id),
             max_bytes,
             keep,
         })
@@ -144,23 +163,26 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         // Behind those that are there, also where the clock was set back: by their numbers they are in order, and go.
         let last = all_put_aside(&self.path)?.pop();
-        let number = last.map_or(0, |last| last.saturating_add(1)).max(wall_clock_ms());
+        let number = last.map_or(NUMBER_MIN, |last| last.saturating_add(1)).max(wall_clock_ms());
         // It is not there where it was put aside before and no new one could be begun.
         if self.path.exists() {
             fs::rename(&self.path, put_aside(&self.path, number))?;
         }
         self.file = open(&self.path)?;
+        claim(&self.file, &self.path)?;
         self.bytes = 0;
         let old = all_put_aside(&self.path)?;
         for number in &old[..old.len().saturating_sub(self.keep)] {
-            fs::remove_file(put_aside(&self.path, *number))?;
+            remove(&put_aside(&self.path, *number))?;
         }
         sync_folder(&self.path)
     }
 }
 
 impl Append for LogFile {
-    fn append(&mut self, entries: &[Arc<Entry>], missed: u64) -> io::Result<()> {
+    fn append(&mut self, entries: &[Arc<Entry>], missed: u64) -> io::Result<usize> {
+        // A file that could not be put aside goes on by pieces of the size that it should have.
+        let room = self.max_bytes - self.bytes % self.max_bytes;
         let mut lines = Vec::new();
         let mut last = self.last;
         if missed > 0 {
@@ -172,8 +194,13 @@ impl Append for LogFile {
             };
             last = add_line(&mut lines, &missing, last)?;
         }
+        let mut count = 0;
         for entry in entries {
             last = add_line(&mut lines, &**entry, last)?;
+            count += 1;
+            if lines.len() as u64 >= room {
+                break;
+            }
         }
         self.write(&lines)?;
         self.last = last;
@@ -184,7 +211,7 @@ impl Append for LogFile {
             // What is written is written; it is tried again after the next lines.
             tracing::error!(%error, "the audit log cannot be put aside and goes on growing");
         }
-        Ok(())
+        Ok(count)
     }
 }
 
@@ -215,11 +242,6 @@ fn write_as_one_line(out: &mut Vec<u8>, json: &str) {
     out.extend_from_slice(rest.as_bytes());
 }
 
-/// Control characters beyond those that JSON escapes, ends of lines and paragraphs, and what turns the direction of text.
-const fn misleads(character: char) -> bool {
-    matches!(character, '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true);
@@ -230,10 +252,17 @@ fn open(path: &Path) -> io::Result<File> {
         fs::TryLockError::WouldBlock => io::Error::other("another process writes it"),
         fs::TryLockError::Error(error) => error,
     })?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file that can be put aside"));
+    }
+    Ok(file)
+}
+
+/// Makes a file the log's own.
+fn claim(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-    sync_folder(path)?;
-    Ok(file)
+    sync_folder(path)
 }
 
 /// Makes it durable that a file is there, or is called something else.
@@ -281,14 +310,79 @@ fn read(file: &mut File, start: u64, end: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The last line of the file that was put aside last.
-fn last_line_put_aside(path: &Path) -> io::Result<Option<Vec<u8>>> {
+/// How a file ends.
+struct End {
+    line: Vec<u8>,
+    /// The id of its last entry; 0 where there is none.
+    last_id: u64,
+}
+
+/// How a file ends that is sound up to `bytes`; none where it is empty.
+fn end(file: &mut File, bytes: u64) -> io::Result<Option<End>> {
+    let Some(line) = last_line(file, bytes)? else { return Ok(None) };
+    let mut last_id = id_of(&line);
+    let mut before = bytes - line.len() as u64 - 1;
+    // Lines about entries that are missing have no id.
+    while last_id.is_none()
+        && let Some(line) = last_line(file, before)?
+    {
+        last_id = id_of(&line);
+        before -= line.len() as u64 + 1;
+    }
+    Ok(Some(End {
+        line,
+        last_id: last_id.unwrap_or(0),
+    }))
+}
+
+fn id_of(line: &[u8]) -> Option<u64> {
+    let entry: Value = serde_json::from_slice(line).ok()?;
+    entry.get("id")?.as_u64()
+}
+
+/// How the file ends that was put aside last.
+fn end_put_aside(path: &Path) -> io::Result<Option<End>> {
     let Some(number) = all_put_aside(path)?.pop() else {
         return Ok(None);
     };
     let mut file = File::open(put_aside(path, number))?;
     let bytes = sound_bytes(&mut file)?;
-    last_line(&mut file, bytes)
+    end(&mut file, bytes)
+}
+
+/// Whether a file that holds no complete line is empty, or begins as a line does that was torn.
+fn is_beginning_of_line(file: &mut File) -> io::Result<bool> {
+    let beginning = read(file, 0, 64)?;
+    // Where the machine went down, a file may have got longer and not have got what was written.
+    let written = beginning.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let written = &beginning[..written];
+    let fits = |form: &[u8]| written.iter().zip(form).all(|(byte, expected)| byte == expected);
+    let Some(id) = written.strip_prefix(ID) else {
+        return Ok(fits(ID) || fits(TIMESTAMP));
+    };
+    let digits = id.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let behind = &id[digits..];
+    Ok(behind.iter().zip(BEHIND_ID).all(|(byte, expected)| byte == expected))
+}
+
+/// What a line says is before it; none where it is no line of an audit log.
+pub(super) fn prev_of(line: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(line).ok()?;
+    let is_link = |text: &str| text.len() == 2 * size_of::<Link>() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let prev = value.get("prev")?.as_str().filter(|text| is_link(text))?;
+    value.get("operation")?.as_str()?;
+    Some(prev.to_owned())
+}
+
+/// Removes a file that was put aside, if it is what it is called.
+fn remove(path: &Path) -> io::Result<()> {
+    let mut line = Vec::new();
+    BufReader::new(File::open(path)?).take(CHUNK_BYTES).read_until(b'\n', &mut line)?;
+    if prev_of(&line).is_some() {
+        return fs::remove_file(path);
+    }
+    tracing::warn!(path = %path.display(), "a file is called as if the audit log had put it aside, and is none of its own");
+    Ok(())
 }
 
 /// What a file is called that was put aside: by the time, so that names are in the order of their contents.
@@ -298,15 +392,22 @@ pub(super) fn put_aside(path: &Path, number: u64) -> PathBuf {
     name.into()
 }
 
+/// The number that digits are, where they are written as we write them.
+fn number_of(digits: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    let number: u64 = digits.parse().ok()?;
+    (number >= NUMBER_MIN && number.to_string() == digits).then_some(number)
+}
+
 /// The numbers of all files that were put aside, in their order.
 pub(super) fn all_put_aside(path: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     let Some(name) = path.file_name() else { return Ok(numbers) };
     for entry in fs::read_dir(folder(path))? {
         let found = entry?.file_name();
-        let number = found.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
-        let number = number.and_then(|rest| rest.strip_prefix(b"."));
-        numbers.extend(number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok()));
+        let ending = found.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+        let number = ending.and_then(|rest| number_of(rest.strip_prefix(b".")?));
+        numbers.extend(number.filter(|number| put_aside(path, *number).is_file()));
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -2,12 +2,17 @@
 //!
 //! What is recorded is decided by the operation ([`selection`]), what is said about it is read from the very fields that
 //! its handler reads ([`subject`]), and a [`Trace`] goes along with the request until its outcome is known. Entries are
-//! kept in memory ([`rings`]), appended to a file ([`queue`], [`file`]) and handed to the embedding program
-//! ([`callback`]).
+//! kept in memory ([`rings`]), appended to a file ([`queue`], [`file`]), as far as they may fill it ([`budget`]), and handed to
+//! the embedding program ([`callback`]).
 
+mod budget;
+#[cfg(test)]
+mod budget_tests;
 mod callback;
 mod entry;
 mod file;
+#[cfg(test)]
+mod file_tests;
 mod query;
 mod queue;
 mod rings;
@@ -18,29 +23,45 @@ pub(crate) mod tests;
 mod trace;
 mod verify;
 
+use std::path::Path;
+use std::time::Duration;
+
 use parking_lot::Mutex;
 
+use self::budget::Budget;
 use self::callback::Callback;
-use self::entry::Entry;
 pub(crate) use self::entry::Verdict;
+use self::entry::{Entry, Line};
 use self::file::LogFile;
 pub(crate) use self::query::{Answer, Filter, Query};
 use self::queue::{Append, FileQueue};
 pub(crate) use self::queue::{Durable, NotRecorded};
-use self::rings::{Added, Rings};
+use self::rings::{Added, Ring, Rings};
 pub(crate) use self::selection::Selection;
 pub(crate) use self::trace::{Event, Trace};
 pub use self::verify::{Verified, VerifyError, verify};
+use super::admission::Identity;
 use super::config::AuditConfig;
 use super::{StartError, wall_clock_ms};
 use crate::protocol::{Request, Tier};
 
+/// What the name of the file of data ends with, behind that of the other.
+const DATA_ENDING: &str = ".data";
+
 /// The audit log of a server.
 pub(crate) struct AuditLog {
     tiers: Vec<Tier>,
-    rings: Mutex<Rings>,
+    kept: Mutex<Kept>,
     file: Option<FileQueue>,
+    /// Where data goes that was read or written: so much of it may come that it would push out everything else.
+    data_file: Option<FileQueue>,
     callback: Option<Callback>,
+}
+
+/// What is kept in memory.
+struct Kept {
+    rings: Rings,
+    budget: Budget,
 }
 
 impl AuditLog {
@@ -49,26 +70,40 @@ impl AuditLog {
     /// # Errors
     /// Where the file cannot be opened, or its threads cannot be started.
     pub(crate) fn open(config: &AuditConfig) -> Result<Self, StartError> {
-        let file = config
-            .file
-            .as_ref()
-            .map(|path| LogFile::open(path, config.file_max_bytes, config.file_keep));
-        let file = file.transpose().map_err(|error| StartError::Storage(Box::new(error)))?;
+        let open = |path: &Path| {
+            LogFile::open(path, config.file_max_bytes, config.file_keep).map_err(|error| StartError::Storage(Box::new(error)))
+        };
+        let records_data = config.tiers.iter().any(|tier| match tier {
+            Tier::Read | Tier::Write => true,
+            Tier::Admin => false,
+        });
+        let data_path = config.file.as_ref().filter(|_| records_data).map(|path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(DATA_ENDING);
+            name
+        });
+        let file = config.file.as_deref().map(open).transpose()?;
+        let data_file = data_path.as_ref().map(|path| open(path.as_ref())).transpose()?;
         // Ids never go back, neither at a restart nor where the clock was set back.
-        let last_id = file.as_ref().map_or(0, LogFile::last_id);
-        let file = file.map(|file| Box::new(file) as Box<dyn Append>);
-        Self::with_file(config, file, last_id)
+        let last_id = [&file, &data_file].into_iter().flatten().map(LogFile::last_id).max();
+        let boxed = |file| Box::new(file) as Box<dyn Append>;
+        Self::with_files(config, file.map(boxed), data_file.map(boxed), last_id.unwrap_or(0))
     }
 
-    fn with_file(config: &AuditConfig, file: Option<Box<dyn Append>>, last_id: u64) -> Result<Self, StartError> {
+    fn with_files(
+        config: &AuditConfig,
+        file: Option<Box<dyn Append>>,
+        data_file: Option<Box<dyn Append>>,
+        last_id: u64,
+    ) -> Result<Self, StartError> {
         let start_error = |error: std::io::Error| StartError::Internal(Box::new(error));
         Ok(Self {
             tiers: config.tiers.clone(),
-            rings: Mutex::new(Rings::new(
-                config.max_entries,
-                config.max_bytes,
-                last_id.max(entry::first_id(wall_clock_ms())),
-            )),
+            kept: Mutex::new(Kept {
+                rings: Rings::new(config.max_entries, config.max_bytes, last_id.max(entry::first_id(wall_clock_ms()))),
+                budget: Budget::new(config),
+            }),
+            data_file: data_file.map(FileQueue::start).transpose().map_err(start_error)?,
             file: file.map(FileQueue::start).transpose().map_err(start_error)?,
             callback: config.on_entry.clone().map(Callback::start).transpose().map_err(start_error)?,
         })
@@ -87,8 +122,8 @@ impl AuditLog {
     /// Takes an entry. Gives what its answer has to wait for.
     fn record(&self, entry: Entry) -> Option<Durable> {
         let must_be_durable = entry.must_be_durable;
-        let mut rings = self.rings.lock();
-        let entry = match rings.add(entry) {
+        let mut kept = self.kept.lock();
+        let entry = match kept.rings.add(entry) {
             Added::New(entry) => {
                 if let Some(callback) = &self.callback {
                     callback.offer(&entry);
@@ -99,28 +134,61 @@ impl AuditLog {
             Added::Repeated(None) => return None,
         };
         // Under the lock, so that the file has them in the order of their ids.
-        let file = self.file.as_ref()?;
-        if rings.may_be_written(&entry) {
-            return file.append(entry, must_be_durable);
+        match entry.line {
+            Line::Data => self.data_file.as_ref()?.append(entry, must_be_durable),
+            Line::Sure => self.file.as_ref()?.append(entry, must_be_durable),
+            Line::Limited => {
+                let file = self.file.as_ref()?;
+                let (ring, source, now) = (entry.ring, entry.source(), entry.last_timestamp());
+                if kept.budget.take(ring, source, entry.line_bytes(), now).is_err() {
+                    file.miss();
+                    return None;
+                }
+                file.append(entry, must_be_durable)
+            }
         }
-        file.miss();
-        None
+    }
+
+    /// Takes the room in the file for what somebody who is no administrator is about to change, so that it is neither
+    /// done without a record nor pushes out the records of others. Gives what is to be given back, or to be had on record.
+    ///
+    /// # Errors
+    /// Where there is no room: how long it takes until there is.
+    fn take_room(&self, source: Identity, bytes: u64) -> Result<Option<Room>, Duration> {
+        if self.file.is_none() {
+            return Ok(None);
+        }
+        let taken = self.kept.lock().budget.take(Ring::Members, source, bytes, wall_clock_ms());
+        taken.map(|()| Some(Room { source, bytes }))
+    }
+
+    /// Gives back room for a change that was not made.
+    fn give_back(&self, room: Room) {
+        let Room { source, bytes } = room;
+        self.kept.lock().budget.give_back(Ring::Members, source, bytes, wall_clock_ms());
     }
 
     /// The number of entries in memory.
     pub(crate) fn len(&self) -> usize {
-        self.rings.lock().len()
+        self.kept.lock().rings.len()
     }
 
     /// The entries that match, newest first, as far as they fit.
     pub(crate) fn query(&self, query: &Query, max_bytes: usize) -> Answer {
-        query.run(max_bytes, |before, filter| self.rings.lock().look(before, filter))
+        query.run(max_bytes, |before, filter| self.kept.lock().rings.look(before, filter))
     }
 
     /// Writes what is to be written, and ends. Returns when it is on disk.
     pub(crate) async fn close(&self) {
-        if let Some(file) = &self.file {
+        for file in [&self.file, &self.data_file].into_iter().flatten() {
             file.close().await;
         }
     }
+}
+
+/// Room in the file that was taken for one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    source: Identity,
+    bytes: u64,
 }

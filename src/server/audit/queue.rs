@@ -29,12 +29,12 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// What entries are appended to.
 pub(super) trait Append: Send + 'static {
-    /// Appends entries, all or none, and a line about those that are missing before them. When it is done they are on
-    /// disk.
+    /// Appends the first of some entries, at least one where there is one, and a line about those that are missing before
+    /// them. Gives how many: these are on disk, and the rest is to be brought again.
     ///
     /// # Errors
-    /// Where they are not; it may be tried again.
-    fn append(&mut self, entries: &[Arc<Entry>], missed: u64) -> io::Result<()>;
+    /// Where none are; it may be tried again.
+    fn append(&mut self, entries: &[Arc<Entry>], missed: u64) -> io::Result<usize>;
 }
 
 /// An entry that is not on disk, and will not be soon.
@@ -183,8 +183,9 @@ impl Drop for Over {
 impl Writer {
     fn run(mut self) {
         while let Some((batch, missed)) = self.next() {
-            if !self.write(&batch, missed) {
-                tracing::error!(entries = batch.len(), "the last entries of the audit log are not in its file");
+            let left = self.write(&batch, missed);
+            if left > 0 {
+                tracing::error!(entries = left, "the last entries of the audit log are not in its file");
                 return;
             }
         }
@@ -206,18 +207,24 @@ impl Writer {
         Some((waiting.entries.drain(..).collect(), std::mem::take(&mut waiting.missed)))
     }
 
-    /// Writes, and tries again until it is done. Tells whether it is; only at the end is it given up.
-    fn write(&mut self, batch: &[Arc<Entry>], missed: u64) -> bool {
+    /// Writes, piece by piece, and tries again what has failed. Only at the end is it given up: gives how many entries,
+    /// and such that are missing, were left then.
+    fn write(&mut self, mut rest: &[Arc<Entry>], mut missed: u64) -> u64 {
         loop {
-            match self.file.append(batch, missed) {
-                Ok(()) => {
-                    self.written(batch);
-                    return true;
+            match self.file.append(rest, missed) {
+                Ok(count) => {
+                    let (written, left) = rest.split_at(count);
+                    self.written(written);
+                    (rest, missed) = (left, 0);
+                    if rest.is_empty() {
+                        return 0;
+                    }
+                    continue;
                 }
                 Err(error) => self.failed(&error),
             }
             if self.has_ended_within(RETRY) {
-                return false;
+                return rest.len() as u64 + missed;
             }
         }
     }

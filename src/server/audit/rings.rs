@@ -9,29 +9,29 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::entry::{Entry, Repeats, Verdict};
+use serde_json::{Map, Value};
+
+use super::entry::{Entry, Line, Repeats, Verdict};
 use super::query::Filter;
 use super::selection::Kind;
 use crate::protocol::ErrorCode;
 
-/// How long the same from the same stranger counts as one, from the first time.
+/// How long the same from the same user or stranger, where it is refused, counts as one, from the first time.
 const REPEAT_MS: u64 = 10 * 60 * 1000;
-
-/// How many lines a minute strangers may cause in the file, where they could push out the traces of others by the mere
-/// number of files. More are counted there, and kept in memory alone.
-const STRANGER_LINES_PER_MINUTE: u32 = 120;
 
 /// How many entries are looked at in one go. Nobody can record anything meanwhile.
 const LOOK_ENTRIES: usize = 512;
 
 /// Where an entry is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ring {
     /// What administrators have changed, or tried to.
     Administration,
+    /// What others have changed: of their own, or by roles of the operator's making.
+    Members,
     /// Logins and logouts, and the ends of sessions.
     Logins,
-    /// What was refused to those who are logged in.
+    /// What was refused to those who are logged in, or has failed where they have no rights.
     Refusals,
     /// Data that was read or written, and what was looked at.
     Traffic,
@@ -40,13 +40,28 @@ pub(super) enum Ring {
 }
 
 impl Ring {
-    const ALL: [Self; 5] = [Self::Administration, Self::Logins, Self::Refusals, Self::Traffic, Self::Strangers];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Administration,
+        Self::Members,
+        Self::Logins,
+        Self::Refusals,
+        Self::Traffic,
+        Self::Strangers,
+    ];
+
+    /// Whether the same again is one entry that counts: only what was refused, and comes at no cost.
+    const fn counts_repeats(self) -> bool {
+        match self {
+            Self::Refusals | Self::Strangers => true,
+            Self::Administration | Self::Members | Self::Logins | Self::Traffic => false,
+        }
+    }
 
     /// How many eighths of the log it is sure of. Together they are no more than all of it.
     const fn eighths(self) -> usize {
         match self {
-            Self::Administration => 4,
-            Self::Logins | Self::Refusals | Self::Traffic | Self::Strangers => 1,
+            Self::Administration => 3,
+            Self::Members | Self::Logins | Self::Refusals | Self::Traffic | Self::Strangers => 1,
         }
     }
 }
@@ -60,24 +75,30 @@ pub(super) enum Added {
     Repeated(Option<Arc<Entry>>),
 }
 
-/// What a stranger tries is known by.
+/// What was refused is known by.
 #[derive(PartialEq, Eq, Hash)]
 struct Attempt {
+    ring: Ring,
     address: IpAddr,
+    actor: Option<String>,
     operation: Cow<'static, str>,
     resource: String,
     code: Option<ErrorCode>,
     error: Option<String>,
+    details: Map<String, Value>,
 }
 
 impl Attempt {
     fn of(entry: &Entry) -> Self {
         Self {
+            ring: entry.ring,
             address: entry.remote_address,
+            actor: entry.actor.clone(),
             operation: entry.operation.clone(),
             resource: entry.resource.clone(),
             code: entry.code,
             error: entry.error.clone(),
+            details: entry.details.clone(),
         }
     }
 }
@@ -92,15 +113,13 @@ struct Kept {
 /// All entries in memory.
 pub(super) struct Rings {
     rings: [Kept; Ring::ALL.len()],
-    /// Where the attempts of strangers are that may come again.
+    /// Where the attempts are that may come again.
     attempts: HashMap<Attempt, u64>,
     len: usize,
     bytes: usize,
     max_entries: usize,
     max_bytes: usize,
     last_id: u64,
-    /// The minute of which the lines of strangers are counted, and how many there are.
-    stranger_lines: (u64, u32),
 }
 
 impl Rings {
@@ -114,22 +133,7 @@ impl Rings {
             max_entries,
             max_bytes,
             last_id,
-            stranger_lines: (0, 0),
         }
-    }
-
-    /// Whether an entry may have a line in the file, as far as the number of those of strangers goes.
-    pub(super) fn may_be_written(&mut self, entry: &Entry) -> bool {
-        if entry.ring != Ring::Strangers {
-            return true;
-        }
-        let minute = entry.last_timestamp() / 60_000;
-        let (counted, lines) = &mut self.stranger_lines;
-        if *counted != minute {
-            (*counted, *lines) = (minute, 0);
-        }
-        *lines = lines.saturating_add(1);
-        *lines <= STRANGER_LINES_PER_MINUTE
     }
 
     pub(super) fn len(&self) -> usize {
@@ -138,8 +142,7 @@ impl Rings {
 
     /// Takes an entry and gives it its id, unless it is the same as one that is there.
     pub(super) fn add(&mut self, mut entry: Entry) -> Added {
-        let is_attempt = entry.ring == Ring::Strangers;
-        let attempt = is_attempt.then(|| Attempt::of(&entry));
+        let attempt = entry.ring.counts_repeats().then(|| Attempt::of(&entry));
         if let Some(attempt) = &attempt
             && let Some(repeated) = self.repeat(attempt, entry.timestamp)
         {
@@ -165,7 +168,7 @@ impl Rings {
     #[expect(clippy::option_option, reason = "whether it was counted, and whether that is to be written down")]
     fn repeat(&mut self, attempt: &Attempt, now: u64) -> Option<Option<Arc<Entry>>> {
         let id = self.attempts.get(attempt)?;
-        let entry = self.rings[Ring::Strangers as usize].entries.get_mut(id)?;
+        let entry = self.rings[attempt.ring as usize].entries.get_mut(id)?;
         if now.saturating_sub(entry.timestamp) > REPEAT_MS {
             return None;
         }
@@ -199,7 +202,7 @@ impl Rings {
         kept.bytes -= weight;
         self.bytes -= weight;
         self.len -= 1;
-        if ring == Ring::Strangers {
+        if ring.counts_repeats() {
             let attempt = Attempt::of(&entry);
             if self.attempts.get(&attempt) == Some(&id) {
                 self.attempts.remove(&attempt);
@@ -233,9 +236,10 @@ impl Rings {
 
 /// What an entry counts for, with what is kept to know it again.
 fn weight(entry: &Entry) -> usize {
-    match entry.ring {
-        Ring::Strangers => 2 * entry.weight(),
-        Ring::Administration | Ring::Logins | Ring::Refusals | Ring::Traffic => entry.weight(),
+    if entry.ring.counts_repeats() {
+        2 * entry.weight()
+    } else {
+        entry.weight()
     }
 }
 
@@ -248,27 +252,44 @@ pub(super) struct Case {
     pub(super) is_refused: bool,
     /// Whether nobody was or is logged in, on a server that knows logins.
     pub(super) is_stranger: bool,
-    /// Whether they hold a role of administrators.
+    /// Whether they hold a role of administrators, before or after it.
     pub(super) is_administrator: bool,
-    /// Whether it is about nobody but themselves.
-    pub(super) is_about_self: bool,
+    /// Whether room in the file was taken for it before it was begun.
+    pub(super) has_room: bool,
 }
 
-/// Where the entry of a request belongs.
-pub(super) fn ring_of(case: Case) -> Ring {
+/// Where the entry of a request belongs in memory, and what it may take of the file.
+pub(super) fn place_of(case: Case) -> (Ring, Line) {
+    let ring = ring_of(case);
+    let line = match ring {
+        _ if case.has_room => Line::Sure,
+        Ring::Refusals | Ring::Strangers => Line::Limited,
+        Ring::Traffic if case.kind == Kind::Data => Line::Data,
+        Ring::Administration | Ring::Members | Ring::Logins | Ring::Traffic if case.is_administrator => Line::Sure,
+        Ring::Administration | Ring::Members | Ring::Logins | Ring::Traffic => Line::Limited,
+    };
+    (ring, line)
+}
+
+fn ring_of(case: Case) -> Ring {
+    if case.has_room {
+        return Ring::Members;
+    }
     if case.is_stranger && (case.verdict == Verdict::Error || case.kind == Kind::Authentication) {
         return Ring::Strangers;
     }
     if case.is_refused {
         return Ring::Refusals;
     }
+    let has_failed = case.verdict == Verdict::Error;
     match case.kind {
+        Kind::Authentication if has_failed => Ring::Refusals,
         Kind::Authentication => Ring::Logins,
-        // Everybody gets as far as the handlers of these, and changes their own account at will. None of that may push
-        // out what administrators have changed.
-        Kind::Rights if !case.is_administrator && case.verdict == Verdict::Error => Ring::Refusals,
-        Kind::Rights if !case.is_administrator && case.is_about_self => Ring::Logins,
-        Kind::Rights | Kind::Administration => Ring::Administration,
+        // Everybody gets as far as the handlers of these, and changes what is theirs at will. None of that may push out
+        // what administrators have changed.
+        Kind::Rights | Kind::Administration if case.is_administrator => Ring::Administration,
+        Kind::Rights | Kind::Administration if has_failed => Ring::Refusals,
+        Kind::Rights | Kind::Administration => Ring::Members,
         Kind::Inspection | Kind::Data => Ring::Traffic,
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::entry::bounded;
 use crate::protocol::{Fields, Number, Operation, Request, Touches, decode_text};
+use crate::server::identity::check_user_name;
 
 /// The most buckets, or granted operations, that one entry names.
 const NAMES_MAX: usize = 16;
@@ -34,7 +35,16 @@ pub(super) fn subject(request: &Request<'_>) -> Subject {
     if let Some(operation) = request.operation() {
         describe(&mut subject, operation, fields);
     }
+    leave_out_no_name(&mut subject.details);
     subject
+}
+
+/// Leaves out a name that no user can have: the resource has it already, and strangers choose it.
+fn leave_out_no_name(details: &mut Map<String, Value>) {
+    let name = details.get("username").and_then(Value::as_str);
+    if name.is_some_and(|name| check_user_name(name).is_err()) {
+        details.remove("username");
+    }
 }
 
 fn resource(operation: Operation, fields: &Fields<'_>) -> Option<String> {

@@ -3,17 +3,17 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Map;
 
-use super::entry::{Entry, Verdict, bounded};
-use super::rings::{Case, ring_of};
+use super::entry::{Entry, Verdict, bounded, line_bytes, source};
+use super::rings::{Case, Ring, place_of};
 use super::selection::Selection;
 use super::subject::{Subject, subject};
-use super::{AuditLog, Durable};
+use super::{AuditLog, Durable, Room};
 use crate::protocol::{ConnectionId, ErrorCode, Request};
-use crate::server::access::{Access, Login};
+use crate::server::access::{Access, Login, Principal};
 use crate::server::handlers::Failure;
 use crate::server::identity::{ADMIN, SUPERADMIN};
 use crate::server::wall_clock_ms;
@@ -51,7 +51,7 @@ struct Origin {
     session: Option<Arc<str>>,
     /// Whether the server knows logins.
     knows_logins: bool,
-    /// Whether whoever was logged in holds a role of administrators.
+    /// Whether whoever was logged in holds a role of administrators. Where nobody ever is, everybody may do everything.
     is_administrator: bool,
 }
 
@@ -63,17 +63,13 @@ impl Origin {
             actor: access.principal().map(|principal| bounded(&principal.user_id)),
             session: session_of(access.login()),
             knows_logins: access.authority().is_on(),
-            is_administrator: access
-                .principal()
-                .is_some_and(|principal| principal.roles.iter().any(|role| [ADMIN, SUPERADMIN].contains(&role.as_str()))),
+            is_administrator: !access.authority().is_on() || access.principal().is_some_and(is_administrator),
         }
     }
+}
 
-    /// Whether something is about whoever asks for it.
-    fn is_self(&self, subject: &Subject) -> bool {
-        let user = subject.resource.strip_prefix("user:");
-        user.is_some() && user == self.actor.as_deref()
-    }
+fn is_administrator(principal: &Arc<Principal>) -> bool {
+    principal.roles.iter().any(|role| [ADMIN, SUPERADMIN].contains(&role.as_str()))
 }
 
 /// A request that is recorded when its outcome is known; also where it never will be.
@@ -85,6 +81,8 @@ pub(crate) struct Trace {
     /// What it is about; taken when it is recorded.
     subject: Option<Subject>,
     started: Option<Instant>,
+    /// Room in the file that was taken for it.
+    room: Option<Room>,
 }
 
 /// What is recorded of a request that did not succeed.
@@ -107,6 +105,7 @@ impl<'f> From<&'f Failure> for Fault<'f> {
 struct After {
     user_id: Option<String>,
     session: Option<Arc<str>>,
+    is_administrator: bool,
 }
 
 impl Trace {
@@ -123,6 +122,7 @@ impl Trace {
             origin: Origin::of(access),
             subject: Some(subject(request)),
             started: Some(Instant::now()),
+            room: None,
         }
     }
 
@@ -132,6 +132,7 @@ impl Trace {
         if event != Event::LoggedInByUpgrade {
             origin.actor = Some(bounded(&login.principal.user_id));
             origin.session = session_of(Some(login));
+            origin.is_administrator = is_administrator(&login.principal);
         }
         let mut trace = Self {
             log: Arc::clone(log),
@@ -143,6 +144,7 @@ impl Trace {
                 details: Map::new(),
             }),
             started: None,
+            room: None,
         };
         trace.record(After::of(access), Ok(()), false);
     }
@@ -150,6 +152,26 @@ impl Trace {
     /// Why the request was made part of the log.
     pub(crate) fn selection(&self) -> Selection {
         self.selection
+    }
+
+    /// Takes the room in the file for what is about to be changed by somebody who is no administrator.
+    ///
+    /// # Errors
+    /// Where they, or all of them together, have used up theirs: how long it takes until there is some.
+    pub(crate) fn take_room(&mut self) -> Result<(), Duration> {
+        let Some(subject) = self.subject.as_ref().filter(|_| self.selection.must_be_recorded()) else {
+            return Ok(());
+        };
+        let origin = &self.origin;
+        if origin.is_administrator {
+            return Ok(());
+        }
+        // They are the same before and after.
+        let actors = [origin.actor.as_deref(), origin.actor.as_deref(), origin.session.as_deref()];
+        let texts = [&*self.operation, &*subject.resource, UNKNOWN_OUTCOME];
+        let bytes = line_bytes(actors.into_iter().flatten().chain(texts), &subject.details);
+        self.room = self.log.take_room(source(origin.actor.as_deref(), origin.address), bytes)?;
+        Ok(())
     }
 
     /// Records that the request was not begun.
@@ -173,6 +195,7 @@ impl Trace {
         After {
             user_id: self.origin.actor.clone(),
             session: self.origin.session.clone(),
+            is_administrator: false,
         }
     }
 
@@ -181,13 +204,18 @@ impl Trace {
         let result = if outcome.is_ok() { Verdict::Success } else { Verdict::Error };
         let is_stranger = self.origin.knows_logins && self.origin.actor.is_none() && after.user_id.is_none();
         let selection = self.selection;
-        let ring = ring_of(Case {
+        // What has failed was not changed. Where nobody knows, it may have been.
+        let has_failed = outcome.is_err_and(|fault| fault.code.is_some());
+        if has_failed && let Some(room) = self.room.take() {
+            self.log.give_back(room);
+        }
+        let (ring, line) = place_of(Case {
             kind: selection.kind,
             verdict: result,
             is_refused,
             is_stranger,
-            is_administrator: self.origin.is_administrator,
-            is_about_self: self.origin.is_self(&subject),
+            is_administrator: self.origin.is_administrator || after.is_administrator,
+            has_room: self.room.is_some(),
         });
         let entry = Entry {
             id: 0,
@@ -208,8 +236,9 @@ impl Trace {
                 .map(|started| u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)),
             repeats: None,
             ring,
+            line,
             is_plain: selection.is_plain(),
-            must_be_durable: selection.is_durable() && self.started.is_some() && !is_stranger,
+            must_be_durable: selection.is_durable() && self.started.is_some() && ring != Ring::Strangers,
         };
         self.log.record(entry)
     }
@@ -220,6 +249,7 @@ impl After {
         Self {
             user_id: access.principal().map(|principal| bounded(&principal.user_id)),
             session: session_of(access.login()),
+            is_administrator: access.principal().is_some_and(is_administrator),
         }
     }
 }

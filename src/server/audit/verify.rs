@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::file::{Link, all_put_aside, put_aside};
+use super::file::{Link, all_put_aside, prev_of, put_aside};
 
 /// What an audit log was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,10 +124,4 @@ impl Chain {
         }
         Ok(())
     }
-}
-
-/// What a line says is before it.
-fn prev_of(line: &[u8]) -> Option<String> {
-    let value: Value = serde_json::from_slice(line).ok()?;
-    value.get("prev")?.as_str().map(str::to_owned)
 }

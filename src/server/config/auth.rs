@@ -265,7 +265,8 @@ pub struct AuditConfig {
     pub max_entries: usize,
     /// The most bytes that they may take, 64 KiB to 4 GiB. Default 16 MiB.
     pub max_bytes: usize,
-    /// A file of JSON lines that every entry goes to as well. Default `None`.
+    /// A file of JSON lines that entries go to as well; what is about data, to one with `.data` behind its name. Default
+    /// `None`.
     pub file: Option<PathBuf>,
     /// The size from which the file is put aside and a new one begun, 64 KiB to 1 TiB. Default 64 MiB.
     pub file_max_bytes: u64,

@@ -61,11 +61,16 @@ impl Session {
     }
 
     /// Carries out a request that is recorded, or begins to.
-    pub(super) fn handle_recorded(&mut self, request: &Request<'_>, trace: Box<Trace>) -> Handled {
+    pub(super) fn handle_recorded(&mut self, request: &Request<'_>, mut trace: Box<Trace>) -> Handled {
         let (id, expose_details) = (request.id(), self.context.expose_error_details);
         let is_failing = self.context.audit.as_ref().is_some_and(|log| log.is_failing());
         if trace.selection().must_be_recorded() && is_failing {
             let failure = Failure::new(ErrorCode::StorageUnavailable, CANNOT_RECORD);
+            trace.refused(&failure, &self.access);
+            return Handled::Answer(failure.answer(id, expose_details));
+        }
+        if let Err(wait) = trace.take_room() {
+            let failure = Failure::rate_limited(wait);
             trace.refused(&failure, &self.access);
             return Handled::Answer(failure.answer(id, expose_details));
         }
