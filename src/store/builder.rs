@@ -283,7 +283,7 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
     let mut order = Vec::new();
     for stored in &recovered.catalog.buckets {
         let id = BucketId(stored.id);
-        let definition = BucketDefinition::parse(&stored.config).map_err(|issues| OpenError::Definition {
+        let definition = BucketDefinition::stored(&stored.config).map_err(|issues| OpenError::Definition {
             what: format!("bucket \"{}\"", stored.name),
             issues,
         })?;
@@ -319,7 +319,7 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
         state.put_bucket(bucket);
     }
     for stored in &recovered.catalog.queries {
-        let definition = QueryDefinition::parse(&stored.config).map_err(|issues| OpenError::Definition {
+        let definition = QueryDefinition::stored(&stored.config).map_err(|issues| OpenError::Definition {
             what: format!("query \"{}\"", stored.name),
             issues,
         })?;
