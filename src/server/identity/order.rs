@@ -34,6 +34,15 @@ impl<T> Setting<T> {
             Self::Clear | Self::Set(_) => true,
         }
     }
+
+    /// What it is to be, if anything, where it is to be another one.
+    pub(crate) const fn after(&self) -> Option<Option<&T>> {
+        match self {
+            Self::Keep => None,
+            Self::Clear => Some(None),
+            Self::Set(value) => Some(Some(value)),
+        }
+    }
 }
 
 /// What a user tells of themselves.

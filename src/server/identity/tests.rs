@@ -683,6 +683,153 @@ async fn helpers_with_a_part_of_the_rights_give_no_others_and_take_over_nobody()
     desk.by(&hans, reset(&otto)).await.expect("they have no other rights");
 }
 
+/// What somebody sees of a bucket: the filter of their rule for rows.
+fn rows(desk: &Desk, user: &str) -> Value {
+    let directory = desk.identity.directory();
+    match UserRights::of(&directory, user).scope(&directory, Operation::StoreGet.into(), &Target::Bucket("b")) {
+        Some(Scope::Guarded(guard)) => serde_json::from_slice::<Value>(guard.key()).expect("it is JSON")[0].clone(),
+        Some(Scope::Everything) => json!("everything"),
+        None => Value::Null,
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_allows_nothing_shows_no_other_rows_to_whom_a_helper_gives_it() {
+    for (operator, widens_by_removal) in [("$in", false), ("$nin", true)] {
+        let desk = Desk::open().await;
+        let helps = json!([{ "allow": ["identity.assignRole", "identity.removeRole", "identity.createUser"] }]);
+        desk.role("helper", helps).await;
+        let by_role =
+            json!([{ "allow": ["store.get", "store.all"], "buckets": ["b"], "where": { "team": { operator: "{{ session.roles }}" } } }]);
+        desk.role("byrole", by_role).await;
+        desk.role("sales", json!([])).await;
+        let hans = desk.locked_user("hans", &["helper", "byrole"]).await;
+        let puppet = desk.locked_user("puppet", &[]).await;
+        if widens_by_removal {
+            desk.by_root(assign(&hans, "sales")).await;
+            desk.by_root(assign(&puppet, "sales")).await;
+        }
+        let own = rows(&desk, &hans);
+        let raise = if widens_by_removal { unassign } else { assign };
+        assert_eq!(
+            code(desk.by(&hans, raise(&hans, "sales")).await),
+            ErrorCode::Forbidden,
+            "{operator}"
+        );
+        if widens_by_removal {
+            desk.by(&hans, unassign(&puppet, "sales")).await.expect("it shows nothing to them");
+        } else {
+            desk.by(&hans, assign(&puppet, "sales")).await.expect("it shows nothing to them");
+        }
+        assert_eq!(
+            code(desk.by(&hans, assign(&puppet, "byrole")).await),
+            ErrorCode::Forbidden,
+            "{operator}"
+        );
+        assert_eq!((rows(&desk, &hans), rows(&desk, &puppet)), (own, Value::Null), "{operator}");
+        // Whoever is not bound by the rule gives what it shows.
+        let anna = desk.locked_user("anna", &["admin"]).await;
+        for change in [assign(&puppet, "byrole"), unassign(&puppet, "byrole")] {
+            desk.by(&anna, change).await.expect("an administrator sees all rows");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_about_ones_own_rows_is_given_only_by_who_sees_those_of_others() {
+    let desk = Desk::open().await;
+    desk.role("helper", json!([{ "allow": ["identity.assignRole", "identity.resetPassword"] }]))
+        .await;
+    let own = json!([{ "allow": ["store.get"], "buckets": ["b"], "where": { "owner": "{{ session.userId }}" } }]);
+    desk.role("clerk", own).await;
+    let hans = desk.locked_user("hans", &["helper", "clerk"]).await;
+    let otto = desk.locked_user("otto", &[]).await;
+    let reset = Change::ResetPassword {
+        user: Arc::clone(&otto),
+        hash: "$".into(),
+    };
+    desk.by(&hans, reset).await.expect("they have no rights");
+    assert_eq!(code(desk.by(&hans, assign(&otto, "clerk")).await), ErrorCode::Forbidden);
+    let anna = desk.locked_user("anna", &["admin"]).await;
+    desk.by(&anna, assign(&otto, "clerk")).await.expect("they see all rows");
+}
+
+#[tokio::test]
+async fn an_administrator_who_is_bound_to_rows_shows_nobody_others_by_way_of_metadata() {
+    let desk = Desk::open().await;
+    let admin = desk.identity.directory().role_named("admin").map(|role| Arc::clone(&role.id));
+    let rows_of_team = json!({ "allow": ["store.get"], "buckets": ["b"], "where": { "team": "{{ session.metadata.team }}" } });
+    desk.role("clerk", json!([rows_of_team])).await;
+    desk.by_root(Change::UpdateRole {
+        role: admin.expect("it is there"),
+        description: Setting::Keep,
+        permissions: Some(vec![rows_of_team, json!({ "allow": "identity.*" })]),
+    })
+    .await;
+    let of_team = |user: &Arc<str>, team: &str| Change::UpdateUser {
+        user: Arc::clone(user),
+        profile: Profile {
+            metadata: Setting::Set(json!({ "team": team }).as_object().cloned().unwrap_or_default()),
+            ..nothing()
+        },
+    };
+    let anna = desk.locked_user("anna", &["admin"]).await;
+    let puppet = desk.locked_user("puppet", &[]).await;
+    desk.by_root(of_team(&anna, "desk")).await;
+    assert_eq!(code(desk.by(&anna, of_team(&anna, "payroll")).await), ErrorCode::Forbidden);
+    desk.by(&anna, of_team(&puppet, "payroll")).await.expect("it shows nothing to them");
+    assert_eq!(code(desk.by(&anna, assign(&puppet, "clerk")).await), ErrorCode::Forbidden);
+    desk.by(&anna, of_team(&puppet, "desk")).await.expect("it shows nothing to them");
+    desk.by(&anna, assign(&puppet, "clerk")).await.expect("the same rows");
+    assert_eq!(code(desk.by(&anna, of_team(&puppet, "payroll")).await), ErrorCode::Forbidden);
+    assert_eq!(rows(&desk, &puppet), json!({ "team": "desk" }));
+}
+
+#[tokio::test]
+async fn a_grant_that_means_more_alone_is_not_had_by_who_holds_its_words_among_others() {
+    let desk = Desk::open().await;
+    let helps = json!({ "allow": ["identity.assignRole", "identity.resetPassword"] });
+    for (name, held, more) in [
+        (
+            "writers",
+            json!({ "allow": ["store.transaction", "store.get"], "buckets": ["a"] }),
+            json!({ "allow": ["store.transaction"], "buckets": ["a"] }),
+        ),
+        (
+            "managers",
+            json!({ "allow": "*", "buckets": ["a"] }),
+            json!({ "allow": ["identity.*"], "buckets": ["a"] }),
+        ),
+        (
+            "listers",
+            json!({ "allow": "*", "topics": ["t"] }),
+            json!({ "allow": ["identity.listUsers"], "topics": ["t"] }),
+        ),
+    ] {
+        let helper = format!("helper of {name}");
+        desk.role(&helper, json!([helps, held])).await;
+        desk.role(name, json!([more])).await;
+        let hans = desk.locked_user(&format!("hans of {name}"), &[&helper]).await;
+        let mona = desk.locked_user(&format!("mona of {name}"), &[name]).await;
+        let forbidden = desk.by(&hans, assign(&hans, name)).await;
+        assert_eq!(code(forbidden), ErrorCode::Forbidden, "{name}");
+        let reset = Change::ResetPassword {
+            user: mona,
+            hash: "$".into(),
+        };
+        assert_eq!(code(desk.by(&hans, reset).await), ErrorCode::Forbidden, "{name}");
+    }
+    // Who may do each step may do them together.
+    let steps = json!({ "allow": ["store.transaction", "store.get", "store.insert", "store.update", "store.delete", "store.where", "store.findOne", "store.count"] });
+    desk.role("all steps", json!([helps, steps])).await;
+    desk.role("transactions", json!([{ "allow": "store.transaction", "buckets": ["a"] }]))
+        .await;
+    let hans = desk.locked_user("hans", &["all steps"]).await;
+    desk.by(&hans, assign(&hans, "transactions"))
+        .await
+        .expect("nothing is gained by it");
+}
+
 #[tokio::test]
 async fn a_role_for_everything_in_some_buckets_deals_with_no_users() {
     let desk = Desk::open().await;

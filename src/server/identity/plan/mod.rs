@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::directory::{Directory, Resource, User};
 use super::names::{ADMIN, SUPERADMIN, VIRTUAL_SUPERADMIN, no_such_user};
 use super::order::{Change, Order};
-use super::rights::UserRights;
+use super::rights::{Account, UserRights};
 use super::tables::Table;
 use crate::protocol::{ConnectionId, ErrorCode, Operation};
 use crate::server::access::TokenDigest;
@@ -172,10 +172,23 @@ impl<'d> Caller<'d> {
             self.require_superadmin()?;
         }
         let user = self.directory.user(user).ok_or_else(no_such_user)?;
-        if !self.rights.has_account(self.directory, &user.id) {
+        if !self.rights.has_account(self.directory, &Account::of(self.directory, &user.id)) {
             return Err(Failure::forbidden("This user has rights that you do not have"));
         }
         Ok(user)
+    }
+
+    /// Whether they may make an account what it would be: nobody brings about rights that they lack. Rules of rows can refer
+    /// to roles and metadata, so that every change of these may widen what the account holds already.
+    ///
+    /// # Errors
+    /// Where they may not.
+    fn require_for(&self, account: &Account<'_>) -> Result<(), Failure> {
+        if self.rights.has_account(self.directory, account) {
+            Ok(())
+        } else {
+            Err(Failure::forbidden("The user would have rights that you do not have"))
+        }
     }
 
     /// Whether they may say what rules of rows see of a user. That widens rights, so that it is for administrators alone.
