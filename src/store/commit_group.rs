@@ -116,11 +116,13 @@ fn catalog_of(state: &State) -> Catalog {
         id: bucket.id().0,
         name: name.to_string(),
         config: bucket.definition().config().clone(),
+        incarnation: bucket.incarnation(),
     };
     let query = |(name, entry): (&crate::protocol::QueryName, &super::state::QueryEntry)| match &entry.kind {
         QueryKind::Declarative(definition) => Some(StoredQuery {
             name: name.to_string(),
             config: definition.config().clone(),
+            incarnation: entry.incarnation(),
         }),
         // A function of the embedding program cannot be stored: the program registers it again.
         QueryKind::Programmatic(_) => None,

@@ -36,7 +36,7 @@ pub(crate) use self::names::{ADMIN, SUPERADMIN, VIRTUAL_SUPERADMIN, check_user_n
 pub(crate) use self::order::{AclAddress, Change, NewRole, NewUser, Order, Profile, Setting};
 pub(crate) use self::passwords::{check_length, check_new};
 pub(crate) use self::plan::{Caller, may_manage};
-pub(crate) use self::tokens::new_id;
+pub(crate) use self::tokens::{new_id, new_incarnation};
 
 use self::keeper::{Clock, Placed, Shared};
 use self::limiter::LoginLimiter;

@@ -182,10 +182,12 @@ pub(crate) enum Change {
         resource: Resource,
         to: Arc<str>,
     },
-    /// Something that has an owner is defined, by an operation of the store.
+    /// Something that has an owner is defined, by an operation of the store, as an incarnation of its name that there was
+    /// never before.
     Define {
         operation: Operation,
         resource: Resource,
+        incarnation: u64,
     },
     /// Something that has an owner is removed, by an operation of the store.
     Remove {

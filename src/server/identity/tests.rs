@@ -84,6 +84,21 @@ impl Desk {
         Self::start(store, config, clock).await
     }
 
+    /// The same after the store was closed and opened again.
+    async fn reopened(self, open: &impl AsyncFn() -> Store) -> Self {
+        let Self {
+            identity,
+            authority,
+            store,
+            config,
+            clock,
+        } = self;
+        drop((identity, authority));
+        store.close().await.expect("it closes");
+        drop(store);
+        Self::start(open().await, config, clock).await
+    }
+
     fn pass(&self, ms: u64) {
         self.clock.fetch_add(ms, Ordering::SeqCst);
     }
@@ -239,6 +254,19 @@ fn define(name: &str) -> Change {
             definition: Arc::new(plain_bucket()),
         },
         resource: bucket(name),
+        incarnation: super::new_incarnation().expect("there is randomness"),
+    }
+}
+
+fn define_query(name: &str, of: &str) -> Change {
+    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": of }).as_object().expect("an object"));
+    Change::Define {
+        operation: crate::store::Operation::DefineQuery {
+            name: name.into(),
+            definition: Arc::new(definition.expect("it is well formed")),
+        },
+        resource: Resource::new(ResourceKind::Query, name),
+        incarnation: super::new_incarnation().expect("there is randomness"),
     }
 }
 
@@ -945,6 +973,7 @@ async fn a_query_that_is_removed_is_judged_by_the_bucket_behind_it() {
             definition: Arc::new(definition.expect("it is well formed")),
         },
         resource: resource.clone(),
+        incarnation: 1,
     };
     let remove_lines = Change::Remove {
         operation: crate::store::Operation::UndefineQuery { name: "lines".into() },
@@ -992,6 +1021,7 @@ async fn what_could_not_be_defined_belongs_to_nobody_and_what_was_granted_before
             definition: Arc::new(definition.expect("it is well formed")),
         },
         resource: lines.clone(),
+        incarnation: 1,
     };
     assert_eq!(code(desk.by(&nora, define_lines).await), ErrorCode::BucketNotDefined);
     let directory = desk.identity.directory();
@@ -1027,6 +1057,108 @@ async fn whoever_was_about_to_define_a_bucket_when_the_server_was_killed_does_no
     desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
     let desk = desk.restarted().await;
     assert!(desk.identity.directory().owner(ResourceKind::Bucket, "ledger").is_none());
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+}
+
+#[tokio::test]
+async fn rights_on_a_bucket_do_not_hold_for_another_one_that_got_its_name_while_nobody_looked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let open = async || Store::builder().on_disk(folder.path()).open().await.expect("it opens");
+    let mut desk = Desk::open_on(open().await, |_| {}).await;
+    desk.role("definer", json!([{ "allow": "store.*" }])).await;
+    let olga = desk.locked_user("olga", &["definer"]).await;
+    let nora = desk.locked_user("nora", &[]).await;
+    for name in ["kept", "replaced"] {
+        desk.by(&olga, define(name)).await.expect("it is new");
+        desk.by(&olga, grant(&nora, bucket(name), Tier::Read)).await.expect("it is theirs");
+    }
+    desk.by(&olga, define_query("lines", "kept")).await.expect("it is new");
+    desk.by_root(grant(&nora, bucket("planned"), Tier::Read)).await;
+    desk.by_root(unassign(&olga, "definer")).await;
+    let owns = |desk: &Desk, kind, name: &str| desk.identity.directory().owner(kind, name).is_some();
+    let check = |desk: &Desk, replaced: bool, planned: bool| {
+        for (name, expected) in [("kept", true), ("replaced", replaced)] {
+            assert_eq!(desk.may(&nora, Operation::StoreGet, name), expected, "{name}");
+            assert_eq!(desk.may(&olga, Operation::StoreDropBucket, name), expected, "{name}");
+        }
+        assert_eq!(desk.may(&nora, Operation::StoreGet, "planned"), planned);
+        assert_eq!(owns(desk, ResourceKind::Query, "lines"), replaced);
+    };
+    // Neither a restart nor what is done with a bucket makes another one of it.
+    desk.store.bucket("kept").insert(&json!({ "id": "1" })).await.expect("it is new");
+    desk.store.bucket("kept").clear().await.expect("it is there");
+    let added = json!({ "addFields": { "more": { "type": "string" } } })
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    desk.store.update_bucket("kept", added).await.expect("it is there");
+    desk = desk.reopened(&open).await;
+    check(&desk, true, true);
+    // The program works on its store without the server.
+    let definition = desk
+        .store
+        .snapshot()
+        .bucket("replaced")
+        .expect("it is there")
+        .definition()
+        .as_ref()
+        .clone();
+    let lines = crate::store::query::QueryDefinition::parse(json!({ "bucket": "kept" }).as_object().expect("an object"));
+    desk.store.drop_bucket("replaced").await.expect("it is there");
+    desk.store.define_bucket("replaced", definition).await.expect("it is gone");
+    desk.store.undefine_query("lines").await.expect("it is there");
+    desk.store
+        .define_query("lines", lines.expect("it is well formed"))
+        .await
+        .expect("it is gone");
+    desk.store.define_bucket("planned", plain_bucket()).await.expect("it is new");
+    desk = desk.reopened(&open).await;
+    check(&desk, false, true);
+    desk.store.drop_bucket("planned").await.expect("it is there");
+    desk.store.define_bucket("planned", plain_bucket()).await.expect("it is gone");
+    desk = desk.reopened(&open).await;
+    check(&desk, false, false);
+}
+
+#[tokio::test]
+async fn whoever_was_about_to_define_a_bucket_does_not_own_one_that_the_configuration_defines_after_the_kill() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    let owner = json!({ "id": "1", "userId": nora, "resourceType": "bucket", "resourceName": "ledger", "incarnation": 1_u64 << 63 });
+    desk.store
+        .bucket(Table::Owners.name())
+        .insert(&owner)
+        .await
+        .expect("the schema allows it");
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
+    let desk = desk.restarted().await;
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+    assert!(desk.store.bucket(Table::Owners.name()).all().expect("it is defined").is_empty());
+}
+
+#[tokio::test]
+async fn rights_from_before_incarnations_were_kept_are_about_what_is_there_at_the_start() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
+    for name in ["ledger", "gone"] {
+        let owner = json!({ "id": name, "userId": nora, "resourceType": "bucket", "resourceName": name });
+        let entry = json!({ "id": name, "subjectType": "user", "subjectId": nora, "resourceType": "bucket", "resourceName": name, "operations": ["read"], "bound": true });
+        for (table, record) in [(Table::Owners, owner), (Table::Acl, entry)] {
+            desk.store.bucket(table.name()).insert(&record).await.expect("the schema allows it");
+        }
+    }
+    let desk = desk.restarted().await;
+    assert!(desk.may(&nora, Operation::StoreDropBucket, "ledger"));
+    let directory = desk.identity.directory();
+    assert_eq!(
+        (directory.owners().count(), directory.acl().count()),
+        (1, 1),
+        "those on what is gone are removed"
+    );
+    desk.store.drop_bucket("ledger").await.expect("it is there");
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is gone");
+    let desk = desk.restarted().await;
     assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
 }
 

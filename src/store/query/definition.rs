@@ -21,6 +21,8 @@ pub struct QueryDefinition {
     parameters: Vec<String>,
     /// The query for which no parameter is left open: its filter holds only where there are no parameters.
     query: ResolvedQuery,
+    /// Which incarnation of its name it is to become; none where any will do.
+    pub(in crate::store) wanted_incarnation: Option<u64>,
 }
 
 /// A query with all of its operands, ready to run.
@@ -103,6 +105,7 @@ impl QueryDefinition {
             config: config.clone(),
             parameters,
             query,
+            wanted_incarnation: None,
         })
     }
 

@@ -17,7 +17,7 @@ use super::auth::encoded;
 use super::failure::Failure;
 use crate::protocol::{Number, Part};
 use crate::server::access::Login;
-use crate::server::identity::{Arrival, Caller, Change, Directory, Identity, Order, Resource};
+use crate::server::identity::{Arrival, Caller, Change, Directory, Identity, Order, Resource, new_incarnation};
 
 /// A request for users, roles, rights or sessions.
 pub(super) struct Asking<'c, 'a> {
@@ -111,7 +111,11 @@ pub(super) fn owned(
         return call.submit(operation, Success::Prepared(success));
     };
     let change = match fate {
-        Fate::Defined => Change::Define { operation, resource },
+        Fate::Defined => Change::Define {
+            operation,
+            resource,
+            incarnation: new_incarnation()?,
+        },
         Fate::Removed => Change::Remove { operation, resource },
     };
     let order = Order {

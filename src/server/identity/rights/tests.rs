@@ -254,7 +254,7 @@ impl Scene {
             session_idle_ms: 1,
             max_sessions_per_user: 1,
             keeps_bootstrap_secret: false,
-            exists: &|_| true,
+            incarnation_of: &|_| Some(1),
         };
         plan(directory, &order, circumstances).ok()
     }
