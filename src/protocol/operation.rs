@@ -215,7 +215,7 @@ operations! {
     /// Lists the connections.
     ServerConnections = "server.connections" Admin Alone Server;
     /// Carries out requests one after the other and answers them in one message. Each needs its own right.
-    Batch = "batch" Free Pipelined Session;
+    Batch = "batch" Free Pipelined Own;
     /// Logs in with a token.
     AuthLogin = "auth.login" Free Alone Session;
     /// Logs out.

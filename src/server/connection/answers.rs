@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::Service;
+use super::{Awaited as _, Service};
 use crate::protocol::Number;
 use crate::protocol::message::ResultList;
 use crate::server::handlers::Finished;
@@ -16,15 +16,28 @@ enum Owed<P> {
     /// An answer that is known and waits for those before it.
     Ready(Ticket, Vec<u8>),
     /// An answer that is on its way.
-    Later(Ticket, P),
+    Later {
+        ticket: Ticket,
+        pending: P,
+        /// How large it is expected to be.
+        bytes: usize,
+    },
     /// From here on answers are part of the answer to a batch.
     BatchBegins { id: Number, serial: u64 },
     /// The answer to the batch is complete.
     BatchEnds,
 }
 
-/// A request that is being carried out alone.
+/// What a request that is carried out alone comes to.
 type Work<C> = Pin<Box<dyn Future<Output = C> + Send>>;
+
+/// A request that is being carried out alone.
+struct Alone<C> {
+    ticket: Ticket,
+    work: Work<C>,
+    /// Whether subscribers may be told of what it does.
+    changes_things: bool,
+}
 
 /// The answer to a batch, as far as it goes.
 struct Collecting {
@@ -37,10 +50,12 @@ pub(super) struct Answers<V: Service> {
     /// What is owed to requests that were submitted one after the other, without waiting.
     owed: VecDeque<Owed<V::Pending>>,
     /// The request that is being carried out alone. No other is begun meanwhile.
-    alone: Option<(Ticket, Work<V::Completion>)>,
+    alone: Option<Alone<V::Completion>>,
     collecting: Option<Collecting>,
     /// Batches that are begun and not answered.
     batches: usize,
+    /// How large the answers that are on their way are expected to be, together.
+    expected_bytes: usize,
     counters: ConnectionCounters,
 }
 
@@ -51,6 +66,7 @@ impl<V: Service> Answers<V> {
             alone: None,
             collecting: None,
             batches: 0,
+            expected_bytes: 0,
             counters,
         }
     }
@@ -66,6 +82,7 @@ impl<V: Service> Answers<V> {
         self.alone = None;
         self.collecting = None;
         self.batches = 0;
+        self.expected_bytes = 0;
     }
 
     /// The answers that are not there yet, but for that of a request that is carried out alone.
@@ -83,9 +100,24 @@ impl<V: Service> Answers<V> {
         self.owed.is_empty() && self.alone.is_none()
     }
 
-    /// Whether a batch is being answered: pushes that it may have caused must wait for its answer.
+    /// How large the answers that are on their way are expected to be, together.
+    pub(super) fn expected_bytes(&self) -> usize {
+        self.expected_bytes
+    }
+
+    /// Whether a batch is being answered.
     pub(super) fn has_batch(&self) -> bool {
         self.batches > 0
+    }
+
+    /// Whether pushes may be about what a request did that is not answered: they must wait for its answer. A write is
+    /// answered before others learn of it, unless its record has to be kept first.
+    pub(super) fn hold_updates(&self) -> bool {
+        let first_is_done = match self.owed.front() {
+            Some(Owed::Later { pending, .. }) => pending.is_done(),
+            Some(Owed::Ready(..) | Owed::BatchBegins { .. } | Owed::BatchEnds) | None => false,
+        };
+        first_is_done || self.has_batch() || self.alone.as_ref().is_some_and(|alone| alone.changes_things)
     }
 
     /// How many bytes of the answer to this batch there are.
@@ -94,23 +126,30 @@ impl<V: Service> Answers<V> {
         collecting.map_or(0, |collecting| collecting.answers.bytes())
     }
 
-    /// Owes an answer that is known, behind those that are owed already.
-    pub(super) fn owe(&mut self, ticket: Ticket, answer: Vec<u8>, send: impl FnOnce(Vec<u8>)) {
+    /// Owes an answer that is known, behind those that are owed already. Gives what is to be sent at once.
+    #[must_use]
+    pub(super) fn owe(&mut self, ticket: Ticket, answer: Vec<u8>) -> Option<Vec<u8>> {
         if self.owed.is_empty() {
-            self.deliver(ticket, answer, send);
-        } else {
-            self.owed.push_back(Owed::Ready(ticket, answer));
+            return self.deliver(ticket, answer);
         }
+        self.owed.push_back(Owed::Ready(ticket, answer));
+        None
     }
 
     /// Owes an answer that is on its way.
     pub(super) fn owe_later(&mut self, ticket: Ticket, pending: V::Pending) {
-        self.owed.push_back(Owed::Later(ticket, pending));
+        let bytes = pending.expected_bytes();
+        self.expected_bytes = self.expected_bytes.saturating_add(bytes);
+        self.owed.push_back(Owed::Later { ticket, pending, bytes });
     }
 
     /// Owes the answer to a request that is carried out alone. Nothing else may be owed.
-    pub(super) fn owe_alone(&mut self, ticket: Ticket, alone: Work<V::Completion>) {
-        self.alone = Some((ticket, alone));
+    pub(super) fn owe_alone(&mut self, ticket: Ticket, work: Work<V::Completion>, changes_things: bool) {
+        self.alone = Some(Alone {
+            ticket,
+            work,
+            changes_things,
+        });
     }
 
     /// Makes what is owed from here on a part of the answer to a batch.
@@ -124,49 +163,68 @@ impl<V: Service> Answers<V> {
         self.owed.push_back(Owed::BatchEnds);
     }
 
-    /// Sends the answers that are ready, and has the task woken by the next one.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, service: &mut V, mut send: impl FnMut(Vec<u8>)) {
-        while let Some(mut first) = self.owed.pop_front() {
-            match &mut first {
-                Owed::Ready(ticket, answer) => self.deliver(*ticket, std::mem::take(answer), &mut send),
-                Owed::Later(ticket, pending) => match Pin::new(pending).poll(cx) {
-                    Poll::Ready(answer) => self.deliver(*ticket, answer, &mut send),
+    /// The next answer, where it is ready; otherwise the task is woken by it. Answers that nobody asks for wait as they
+    /// are: those to writes share their records with the store.
+    pub(super) fn next(&mut self, cx: &mut Context<'_>, service: &mut V) -> Option<Vec<u8>> {
+        while let Some(first) = self.owed.pop_front() {
+            let answer = match first {
+                Owed::Ready(ticket, answer) => self.deliver(ticket, answer),
+                Owed::Later {
+                    ticket,
+                    mut pending,
+                    bytes,
+                } => match Pin::new(&mut pending).poll(cx) {
+                    Poll::Ready(answer) => {
+                        self.expected_bytes = self.expected_bytes.saturating_sub(bytes);
+                        self.deliver(ticket, answer)
+                    }
                     Poll::Pending => {
-                        self.owed.push_front(first);
-                        return;
+                        self.owed.push_front(Owed::Later { ticket, pending, bytes });
+                        return None;
                     }
                 },
                 Owed::BatchBegins { id, serial } => {
-                    self.collecting = Some(Collecting {
-                        serial: *serial,
-                        answers: ResultList::new(*id),
-                    });
+                    let answers = ResultList::new(id);
+                    self.collecting = Some(Collecting { serial, answers });
+                    None
                 }
                 Owed::BatchEnds => {
                     self.batches -= 1;
-                    if let Some(collecting) = self.collecting.take() {
-                        send(collecting.answers.finish());
-                    }
+                    self.collecting.take().map(|collecting| collecting.answers.finish())
+                }
+            };
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        self.next_of_alone(cx, service)
+    }
+
+    fn next_of_alone(&mut self, cx: &mut Context<'_>, service: &mut V) -> Option<Vec<u8>> {
+        while let Some(alone) = &mut self.alone
+            && let Poll::Ready(completion) = alone.work.as_mut().poll(cx)
+        {
+            match service.complete(completion) {
+                Finished::Waits(work) => alone.work = work,
+                Finished::Answer(answer) => {
+                    let ticket = alone.ticket;
+                    self.alone = None;
+                    return self.deliver(ticket, answer);
                 }
             }
         }
-        while let Some((ticket, alone)) = &mut self.alone
-            && let Poll::Ready(completion) = alone.as_mut().poll(cx)
-        {
-            let ticket = *ticket;
-            self.alone = None;
-            match service.complete(completion) {
-                Finished::Answer(answer) => self.deliver(ticket, answer, &mut send),
-                Finished::Waits(work) => self.alone = Some((ticket, work)),
-            }
-        }
+        None
     }
 
-    fn deliver(&mut self, ticket: Ticket, answer: Vec<u8>, send: impl FnOnce(Vec<u8>)) {
+    /// Gives the answer, unless it becomes a part of another.
+    fn deliver(&mut self, ticket: Ticket, answer: Vec<u8>) -> Option<Vec<u8>> {
         self.counters.answered(ticket, &answer);
         match &mut self.collecting {
-            Some(collecting) => collecting.answers.push(&answer),
-            None => send(answer),
+            Some(collecting) => {
+                collecting.answers.push(&answer);
+                None
+            }
+            None => Some(answer),
         }
     }
 }

@@ -228,6 +228,25 @@ async fn once_the_answers_are_too_large_the_other_requests_are_not_carried_out()
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_counts_for_the_size_of_the_answer_to_a_batch() {
+    let mut fixture = Fixture::new().await;
+    let insert = |id: i64| json!({ "id": id, "type": "store.insert", "bytes": LIMITS.result_bytes_max * 2 / 3 });
+    fixture
+        .send_text(&json!({ "id": 9, "type": "batch", "requests": [insert(1), insert(2), insert(3)] }).to_string())
+        .await;
+    fixture.settle().await;
+    for handled in [&[1, 2][..], &[1, 2]] {
+        assert_eq!(fixture.handled(), handled, "the third may be too much");
+        fixture.script.release_first();
+        fixture.settle().await;
+    }
+    let answers = fixture.batch_answer(9).await;
+    assert_eq!(ids(&answers), [1, 2, 3]);
+    assert_eq!(answers[2]["code"], "BACKPRESSURE");
+    assert_eq!(fixture.handled(), [1, 2]);
+}
+
+#[tokio::test]
 async fn in_a_connection_that_closes_the_rest_of_a_batch_is_not_carried_out() {
     for name in ["store.insert", "wait"] {
         let mut fixture = Fixture::new().await;

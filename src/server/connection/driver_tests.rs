@@ -141,6 +141,10 @@ impl Fixture {
         self.outbox.push(id, Update::Failed(StoreError::QueryFailed(text.to_owned())));
     }
 
+    pub(super) fn unsent(&self) -> usize {
+        usize::try_from(self.counters.total(Count::UnsentBytes)).expect("it fits")
+    }
+
     pub(super) fn handled(&self) -> Vec<i64> {
         self.script.handled.lock().clone()
     }
@@ -256,6 +260,34 @@ async fn a_push_comes_after_the_answer_also_where_both_come_between_two_steps_of
     fixture.send(1, "store.upsert").await;
     fixture.expect_answers(&[1]).await;
     assert_eq!(fixture.text().await, pushed(subscription, "changed"));
+}
+
+#[tokio::test]
+async fn a_push_waits_for_the_answer_that_waits_for_its_record() {
+    // A write whose record is on its way to the disk, and something that is carried out alone.
+    for request in ["store.update", "wait"] {
+        let mut fixture = Fixture::new().await;
+        let subscription = fixture.subscribe();
+        fixture.send(1, request).await;
+        fixture.settle().await;
+        fixture.push(subscription, "changed");
+        fixture.settle().await;
+        fixture.script.release_first();
+        fixture.expect_answers(&[1]).await;
+        assert_eq!(fixture.text().await, pushed(subscription, "changed"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_does_not_wait_for_a_read() {
+    let mut fixture = Fixture::new().await;
+    let subscription = fixture.subscribe();
+    fixture.send(1, "store.all").await;
+    fixture.settle().await;
+    fixture.push(subscription, "changed");
+    assert_eq!(fixture.text().await, pushed(subscription, "changed"));
+    fixture.script.release_first();
+    fixture.expect_answers(&[1]).await;
 }
 
 #[tokio::test]

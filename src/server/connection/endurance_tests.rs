@@ -48,6 +48,64 @@ async fn a_client_that_reads_nothing_is_dropped_after_the_grace_period_and_not_b
     assert_eq!(fixture.script.open.load(Ordering::Acquire), 0);
 }
 
+/// Three writes on their way, and as much unsent as may be, of pushes that have all been sent.
+async fn owe_much(fixture: &mut Fixture) {
+    for id in 1..=3 {
+        let insert = format!("{{\"id\":{id},\"type\":\"store.insert\",\"bytes\":900}}");
+        fixture.send_text(&insert).await;
+    }
+    let subscription = fixture.subscribe();
+    while fixture.unsent() < LIMITS.high_water_bytes {
+        fixture.push(subscription, &"x".repeat(1000));
+        fixture.settle().await;
+    }
+    for _ in 0..3 {
+        fixture.script.release_first();
+    }
+    fixture.settle().await;
+}
+
+#[tokio::test]
+async fn answers_that_a_client_does_not_take_are_not_written_out_and_all_come_when_it_does() {
+    let mut fixture = Fixture::new().await;
+    owe_much(&mut fixture).await;
+    let unsent = fixture.unsent();
+    assert!(unsent < LIMITS.high_water_bytes + 1200, "{unsent}");
+    let mut answers = Vec::new();
+    while answers.len() < 3 {
+        let text = fixture.text().await;
+        if text.contains("filling") {
+            answers.push(text.into_bytes());
+        }
+    }
+    assert_eq!(answers, [1, 2, 3].map(|id| large_answer(id, 900)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_take_its_answers_is_dropped_after_the_grace_period() {
+    let mut fixture = Fixture::new().await;
+    owe_much(&mut fixture).await;
+    let begun = Instant::now();
+    fixture.driver.await.expect("it ends");
+    assert!(begun.elapsed() >= LIMITS.grace - Duration::from_millis(1));
+    assert_eq!(fixture.script.open.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test]
+async fn no_more_answers_are_on_their_way_than_may_be_unsent() {
+    let mut fixture = Fixture::new().await;
+    for id in 1..=3 {
+        fixture
+            .send_text(&format!("{{\"id\":{id},\"type\":\"store.insert\",\"bytes\":1500}}"))
+            .await;
+    }
+    fixture.settle().await;
+    assert_eq!(fixture.handled(), [1, 2]);
+    fixture.script.release_first();
+    fixture.settle().await;
+    assert_eq!(fixture.handled(), [1, 2, 3]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_wakes_up_too_late_is_told_that_it_was_too_slow() {
     let mut fixture = Fixture::new().await;

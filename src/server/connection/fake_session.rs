@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::outbox::Outbox;
-use super::{Opening, Reply, Service, Sessions};
+use super::{Awaited, Opening, Reply, Service, Sessions};
 use crate::protocol::{CloseCode, ConnectionId, CursorScope, Request, SubscriptionId, message};
 use crate::server::access::Principal;
 use crate::server::handlers::{Admittance, Failure, Finished};
@@ -68,7 +68,13 @@ pub(crate) const SCOPE: CursorScope = CursorScope { epoch: 1, subject: 2 };
 /// An answer that is not there yet.
 pub(crate) enum Pending {
     /// It waits for the test.
-    Waiting { released: oneshot::Receiver<()>, id: i64 },
+    Waiting {
+        released: oneshot::Receiver<()>,
+        id: i64,
+        bytes: usize,
+    },
+    /// What was asked for is done; the answer waits for the test.
+    Done { released: oneshot::Receiver<()>, id: i64 },
     /// It is asked for in vain, then once more while the store makes it ready, and then it is there.
     Overtaken { polls: usize, script: Arc<Script>, id: i64 },
 }
@@ -78,9 +84,13 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
         match &mut *self {
-            Self::Waiting { released, id } => {
+            Self::Waiting { released, id, bytes: 0 } | Self::Done { released, id } => {
                 let id = *id;
                 Pin::new(released).poll(cx).map(|_| answer(id))
+            }
+            Self::Waiting { released, id, bytes } => {
+                let (id, bytes) = (*id, *bytes);
+                Pin::new(released).poll(cx).map(|_| large_answer(id, bytes))
             }
             Self::Overtaken { polls: 2, id, .. } => Poll::Ready(answer(*id)),
             Self::Overtaken { polls, script, .. } => {
@@ -97,6 +107,22 @@ impl Future for Pending {
     }
 }
 
+impl Awaited for Pending {
+    fn expected_bytes(&self) -> usize {
+        match self {
+            Self::Waiting { bytes, .. } => *bytes,
+            Self::Done { .. } | Self::Overtaken { .. } => 0,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Done { .. } => true,
+            Self::Waiting { .. } | Self::Overtaken { .. } => false,
+        }
+    }
+}
+
 /// The answer to the request of this id.
 pub(crate) fn answer(id: i64) -> Vec<u8> {
     format!("{{\"id\":{id}}}").into_bytes()
@@ -107,9 +133,14 @@ pub(crate) fn large_answer(id: i64, bytes: usize) -> Vec<u8> {
     format!("{{\"id\":{id},\"filling\":\"{}\"}}", "x".repeat(bytes)).into_bytes()
 }
 
-/// Answers `store.insert` when the test releases it, and other inserts meanwhile; `wait` likewise, but alone; `large`
-/// with as many bytes as its field `bytes` says; everything else at once. Refuses `forbidden`, and panics at `panic`.
+/// Answers `store.insert` when the test releases it, and other inserts meanwhile, with as many bytes as its field `bytes`
+/// says; `store.update` likewise, but it is done before; `wait` and `store.all` likewise, but alone; `large` at once with
+/// as many bytes; everything else at once. Refuses `forbidden`, and panics at `panic`.
 pub(crate) struct FakeSession(Arc<Script>);
+
+fn bytes_of(request: &Request<'_>) -> Option<usize> {
+    request.fields().get("bytes").and_then(|bytes| bytes.parse().ok())
+}
 
 impl Service for FakeSession {
     type Pending = Pending;
@@ -122,23 +153,25 @@ impl Service for FakeSession {
             "store.insert" => Reply::Later(Pending::Waiting {
                 released: self.0.wait(),
                 id,
+                bytes: bytes_of(request).unwrap_or_default(),
+            }),
+            "store.update" => Reply::Later(Pending::Done {
+                released: self.0.wait(),
+                id,
             }),
             "store.upsert" => Reply::Later(Pending::Overtaken {
                 polls: 0,
                 script: Arc::clone(&self.0),
                 id,
             }),
-            "wait" => {
+            "wait" | "store.all" => {
                 let released = self.0.wait();
                 Reply::Alone(Box::pin(async move {
                     let _ = released.await;
                     id
                 }))
             }
-            "large" => {
-                let bytes = request.fields().get("bytes").and_then(|bytes| bytes.parse().ok());
-                Reply::Now(large_answer(id, bytes.expect("tests say how large")))
-            }
+            "large" => Reply::Now(large_answer(id, bytes_of(request).expect("tests say how large"))),
             "panic" => panic!("as asked for"),
             _ => Reply::Now(answer(id)),
         }

@@ -47,7 +47,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub(crate) use outbox::OutboxHandle;
-pub(crate) use service::{Opening, Reply, Service, Sessions, StoreSessions};
+pub(crate) use service::{Awaited, Opening, Reply, Service, Sessions, StoreSessions};
 
 use self::connection_actor::Connection;
 use self::driver::Driver;
@@ -77,7 +77,8 @@ pub(crate) struct Limits {
     pub(crate) requests_in_flight_max: usize,
     /// Unsent bytes from which on pushes are held back.
     pub(crate) pushes_held_bytes: usize,
-    /// Unsent bytes from which on no request is begun.
+    /// Unsent bytes from which on no answer is written out, and, with what is expected of those on their way, no request
+    /// is begun.
     pub(crate) high_water_bytes: usize,
     /// Unsent bytes from which on the client is too slow, whatever they are.
     pub(crate) hard_limit_bytes: usize,
@@ -92,13 +93,13 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// How much the client has to take within the grace period, by what is unsent to it and whether pushes are held
-    /// back. None where it is not slow.
-    fn demand(&self, unsent: usize, pushes_held: bool) -> Option<usize> {
+    /// How much the client has to take within the grace period, by what is unsent to it and whether answers or pushes
+    /// are held back. None where it is not slow.
+    fn demand(&self, unsent: usize, holds_back: bool) -> Option<usize> {
         if unsent >= self.hard_limit_bytes {
             // It reads, and what it is sent is large.
             Some(self.hard_limit_bytes)
-        } else if pushes_held && unsent >= self.pushes_held_bytes {
+        } else if holds_back && unsent >= self.pushes_held_bytes {
             // What is held back takes no room: any progress will do.
             Some(1)
         } else {

@@ -24,10 +24,28 @@ pub(crate) enum Reply<P, C> {
     Alone(Pin<Box<dyn Future<Output = C> + Send>>),
 }
 
+/// An answer that is on its way.
+pub(crate) trait Awaited: Future<Output = Vec<u8>> + Unpin + Send {
+    /// How large it will be, as far as could be known when the request was submitted.
+    fn expected_bytes(&self) -> usize;
+    /// Whether others can see already what was done, while the answer still waits for something.
+    fn is_done(&self) -> bool;
+}
+
+impl Awaited for PendingAnswer {
+    fn expected_bytes(&self) -> usize {
+        self.expected_bytes()
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_done()
+    }
+}
+
 /// A session: carries out requests, one after the other.
 pub(crate) trait Service: Send + 'static {
     /// An answer that is on its way.
-    type Pending: Future<Output = Vec<u8>> + Unpin + Send;
+    type Pending: Awaited;
     /// What comes of a request that is carried out alone.
     type Completion: Send;
 

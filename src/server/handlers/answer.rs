@@ -93,6 +93,8 @@ pub enum PendingAnswer {
 pub struct WriteAnswer {
     pub(super) commit: Commit,
     pub(super) success: Success,
+    /// How large the answer will be, by what was known when the write was submitted.
+    pub(super) expected_bytes: usize,
     pub(super) encoder: Encoder,
     pub(super) expose_details: bool,
 }
@@ -123,6 +125,24 @@ impl WriteAnswer {
             ErrorCode::InternalError,
             format!("The transaction is committed, but what it read is larger than {limit} bytes"),
         )
+    }
+}
+
+impl PendingAnswer {
+    /// How large the answer will be, as far as could be known before.
+    pub(crate) fn expected_bytes(&self) -> usize {
+        match self {
+            Self::Write(write) => write.expected_bytes,
+            Self::Recorded(recorded) => recorded.expected_bytes(),
+        }
+    }
+
+    /// Whether others can see already what was done, while the answer waits for its record.
+    pub(crate) fn is_done(&self) -> bool {
+        match self {
+            Self::Write(_) => false,
+            Self::Recorded(recorded) => recorded.is_done(),
+        }
     }
 }
 

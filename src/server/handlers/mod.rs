@@ -7,6 +7,7 @@ mod answer;
 mod audit;
 mod auth;
 mod encode;
+mod expected_size;
 mod failure;
 mod fields;
 #[cfg(fuzzing)]
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 pub use self::answer::{Completion, Finished, Handled, PendingAnswer};
 use self::answer::{Effect, Success, WriteAnswer};
 use self::encode::Encoder;
+use self::expected_size::expected_bytes;
 pub use self::failure::Failure;
 pub use self::limits::RequestLimits;
 use self::subscriptions::Subscriptions;
@@ -383,6 +385,7 @@ impl Call<'_, '_> {
     /// Gives an operation its place in the order of commits, within what whoever asks may touch.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
         let store = &self.context.store;
+        let expected_bytes = expected_bytes(&operation, &store.snapshot(), self.context.max_result_bytes);
         let operation = match self.scope {
             Scope::Everything => operation,
             Scope::Guarded(guard) => operation.within(Arc::clone(guard)),
@@ -394,6 +397,7 @@ impl Call<'_, '_> {
         Ok(Handled::Pending(PendingAnswer::Write(WriteAnswer {
             commit,
             success,
+            expected_bytes,
             encoder: self.encoder(),
             expose_details: self.context.expose_error_details,
         })))

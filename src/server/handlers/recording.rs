@@ -150,6 +150,24 @@ pub struct RecordedAnswer {
     unrecorded: Option<Unrecorded>,
 }
 
+impl RecordedAnswer {
+    /// How large the answer will be, as far as could be known before.
+    pub(super) fn expected_bytes(&self) -> usize {
+        match &self.stage {
+            Stage::Write(write, _) => write.expected_bytes,
+            Stage::Recording(_, answer) => answer.len(),
+        }
+    }
+
+    /// Whether others can see already what was done.
+    pub(super) fn is_done(&self) -> bool {
+        match self.stage {
+            Stage::Write(..) => false,
+            Stage::Recording(..) => true,
+        }
+    }
+}
+
 impl Future for RecordedAnswer {
     type Output = Vec<u8>;
 

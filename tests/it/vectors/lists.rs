@@ -38,6 +38,11 @@ pub const NOT_AS_ADMIN: &[(&str, &str, &str)] = &[
         ONE_QUOTA,
     ),
     (
+        "batch",
+        "a batch with nothing in it that could be judged asks for a login itself",
+        "begins without a login",
+    ),
+    (
         "config-from-file",
         "only the configured path is served, whatever stands behind a question mark",
         "a token behind the question mark is looked at",

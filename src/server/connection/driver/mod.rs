@@ -75,6 +75,8 @@ pub(crate) struct Driver<S, V: Service> {
     /// While it goes on, nobody knows whether the next request may be carried out.
     asking: Option<Work<()>>,
     answers: Answers<V>,
+    /// Whether there may be answers that wait for the client to take others.
+    answers_wait: bool,
     /// Updates taken from the outbox that are not sent yet.
     updates: Updates,
     /// Whether the outbox was told that updates are held back.
@@ -110,6 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             next_waits: false,
             asking: None,
             answers: Answers::new(counters),
+            answers_wait: false,
             updates: Updates::new(limits.held),
             holding: false,
             pulse: Pulse::default(),
@@ -177,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     ///
     /// The order of the first three steps is a promise: a push that a connection's own request causes comes after
     /// the answer to it. The store has resolved the answers of a commit before it hands out the commit's updates.
-    /// So for every update that is taken here the answer is ready, and it is sent in the second step.
+    /// So for every update that is taken here the answer is ready, and it is sent in the second step; where something
+    /// else holds the answer up, it holds updates up too.
     fn serve(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> bool {
         let phase = self.phase;
         self.take_from_outbox();
@@ -218,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             Phase::Closing(_) | Phase::Closed => false,
         };
         let news = self.hold_updates();
-        self.phase != phase || may_go_on || news || (flushed && self.has_update())
+        self.phase != phase || may_go_on || news || (flushed && (self.answers_wait || self.has_update()))
     }
 
     fn poll_asking(&mut self, cx: &mut Context<'_>) {
@@ -270,15 +274,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     /// not, and the updates that come behind it would be sent before it, or be lost where they are those of a
     /// subscription that the session is only about to learn of.
     fn send_ready_answers(&mut self, cx: &mut Context<'_>) {
-        let Self {
-            answers, service, socket, ..
-        } = self;
         let mut sending = coop::unconstrained(poll_fn(|cx| {
-            answers.poll(cx, service, |answer| socket.send(answer));
+            self.send_answers(cx);
             Poll::Ready(())
         }));
         let sent = Pin::new(&mut sending).poll(cx);
         debug_assert!(sent.is_ready(), "it is done at once");
+    }
+
+    /// Sends answers while the client keeps up. What stays is not written out.
+    fn send_answers(&mut self, cx: &mut Context<'_>) {
+        self.answers_wait = false;
+        while !self.client_is_behind() {
+            let Some(answer) = self.answers.next(cx, &mut self.service) else {
+                return;
+            };
+            self.socket.send(answer);
+        }
+        self.answers_wait = !self.answers.is_empty();
     }
 
     /// Sends updates while the client keeps up. What stays is held within bounds.
@@ -312,9 +325,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         self.socket.unsent() >= self.limits.pushes_held_bytes
     }
 
-    /// Whether an update may be sent as far as answers are concerned: what a batch causes comes after its answer.
+    /// Whether there is an update that may be sent as far as answers are concerned.
     fn has_update(&self) -> bool {
-        (!self.updates.is_empty() || self.service.has_backlog()) && !self.answers.has_batch()
+        (!self.updates.is_empty() || self.service.has_backlog()) && !self.answers.hold_updates()
     }
 
     fn client_is_behind(&self) -> bool {
@@ -323,7 +336,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
 
     /// Sends the answer, after those that are owed already.
     fn owe(&mut self, ticket: Ticket, answer: Vec<u8>) {
-        self.answers.owe(ticket, answer, |answer| self.socket.send(answer));
+        if let Some(answer) = self.answers.owe(ticket, answer) {
+            self.socket.send(answer);
+        }
     }
 
     /// Gives up a client that is gone without a word, and one that has been too slow for too long.
@@ -337,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             self.happen(Event::Abort(CloseCode::HeartbeatTimeout));
         }
         let unsent = self.socket.unsent();
-        let demand = self.limits.demand(unsent, self.has_update());
+        let demand = self.limits.demand(unsent, self.answers_wait || self.has_update());
         if self.slowness.has_lasted(demand, look.taken, self.limits.grace, cx) {
             self.happen(Event::Abort(CloseCode::TooSlow));
         }

@@ -11,7 +11,7 @@ use super::super::intake::Next;
 use super::super::phase::{Event, Phase};
 use super::super::{Reply, Service};
 use super::{Driver, Input};
-use crate::protocol::{Envelope, Operation, Order, Request};
+use crate::protocol::{Envelope, Operation, Order, Request, Tier};
 use crate::server::handlers::Admittance;
 use crate::server::statistics::Ticket;
 
@@ -23,7 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
             && !self.admission.is_paused()
             && self.answers.in_flight() < self.limits.requests_in_flight_max
             && (!self.next_waits || self.answers.in_flight() == 0)
-            && !self.client_is_behind()
+            && self.socket.unsent().saturating_add(self.answers.expected_bytes()) < self.limits.high_water_bytes
     }
 
     /// Whether the batch that is being begun goes on.
@@ -32,8 +32,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         if batch.first().is_none() {
             !self.answers.is_alone()
         } else {
-            self.may_begin()
+            self.may_begin() && !self.may_be_full(batch)
         }
+    }
+
+    /// Whether answers have to be waited for to know whether there is room for more.
+    fn may_be_full(&self, batch: &Batch) -> bool {
+        let expected = self.answers.expected_bytes();
+        expected > 0 && self.answers.batch_bytes(batch.serial).saturating_add(expected) > self.limits.result_bytes_max
     }
 
     /// Whether something can be begun at once.
@@ -145,7 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
         match self.service.handle(request) {
             Reply::Now(answer) => self.owe(ticket, answer),
             Reply::Later(pending) => self.answers.owe_later(ticket, pending),
-            Reply::Alone(future) => self.answers.owe_alone(ticket, future),
+            Reply::Alone(future) => {
+                let reads = request.operation().and_then(Operation::tier) == Some(Tier::Read);
+                self.answers.owe_alone(ticket, future, !reads);
+            }
         }
         true
     }
@@ -153,8 +162,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: Service> Driver<S, V> {
     fn begin_batch(&mut self, ticket: Ticket, text: &Utf8Bytes, request: &Request<'_>) {
         let opened = Batch::open(ticket, text, request, self.batches + 1, self.limits.batch_requests_max);
         let counts_by_its_requests = opened.as_ref().is_ok_and(|batch| batch.first().is_some());
-        if !counts_by_its_requests && let Err(failure) = self.admission.admit(request) {
-            return self.owe(ticket, failure.answer(request.id(), false));
+        if !counts_by_its_requests {
+            // Nothing in it is judged and counted by itself.
+            if let Admittance::Refused(answer) = self.service.admit(request) {
+                return self.refuse(ticket, answer);
+            }
+            if let Err(failure) = self.admission.admit(request) {
+                return self.owe(ticket, failure.answer(request.id(), false));
+            }
         }
         match opened {
             Ok(batch) => {
