@@ -35,10 +35,16 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
 }
 
-/// An order, and where its outcome goes: the directory after it.
+/// What is known right before and right after a change.
+pub(crate) struct Carried {
+    pub(crate) before: Arc<Directory>,
+    pub(crate) after: Arc<Directory>,
+}
+
+/// An order, and where its outcome goes.
 pub(crate) struct Placed {
     pub(crate) order: Order,
-    pub(crate) reply: oneshot::Sender<Result<Arc<Directory>, Failure>>,
+    pub(crate) reply: oneshot::Sender<Result<Carried, Failure>>,
 }
 
 impl Shared {
@@ -292,7 +298,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, mut orders: mpsc::Receiver<Placed>
         tokio::select! {
             placed = orders.recv() => {
                 let Some(Placed { order, reply }) = placed else { return };
-                let outcome = shared.carry_out(&order).await;
+                let before = shared.directory.load_full();
+                let outcome = shared.carry_out(&order).await.map(|after| Carried { before, after });
                 if reply.send(outcome).is_err() {
                     // Who has hung up meanwhile does not want to know; what was asked for is done.
                     shared.retire_former_of(&order);
