@@ -388,6 +388,20 @@ async fn hashes_of_the_reference_server_are_upgraded_with_the_login() {
 }
 
 #[tokio::test]
+async fn without_any_configuration_a_password_takes_64_mib_and_three_passes() {
+    let desk = Desk::open_with(|config| config.argon2 = BuiltInConfig::default().argon2).await;
+    let user = desk.user("mira", &[]).await;
+    let hash = desk.identity.directory().user(&user).expect("it is there").password.clone();
+    let parts: Vec<&str> = hash.expose().split('$').collect();
+    let ["", algorithm, version, costs, salt, tag] = parts[..] else {
+        panic!("a hash has five parts")
+    };
+    assert_eq!((algorithm, version, costs), ("argon2id", "v=19", "m=65536,t=3,p=1"));
+    assert_eq!((salt.len(), tag.len()), (22, 43), "16 and 32 bytes");
+    assert!(desk.log_in("mira", PASSWORD).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_time_used_or_not_refreshed_or_not() {
     let desk = Desk::open_with(|config| {
         config.session_ttl = Duration::from_millis(1_000);
