@@ -304,6 +304,23 @@ async fn the_admin_secret_counts_until_a_superadmin_has_logged_in_with_a_passwor
 }
 
 #[tokio::test]
+async fn the_admin_secret_counts_again_while_nobody_is_left_who_has_shown_a_password_as_a_superadmin() {
+    let desk = Desk::open().await;
+    let suse = desk.user("suse", &["superadmin"]).await;
+    let begun = desk.root().await.expect("it is the secret");
+    assert!(desk.log_in("suse", PASSWORD).await.is_ok());
+    assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
+    assert!(desk.holds(&begun.login), "a session that has begun goes on");
+    desk.locked_user("tess", &["superadmin"]).await;
+    desk.by_root(enable(&suse, false)).await;
+    assert!(desk.root().await.is_ok());
+    desk.by_root(enable(&suse, true)).await;
+    assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
+    let revoked = desk.authority.revoke(&[VIRTUAL_SUPERADMIN]).await;
+    assert!(revoked.is_ok() && !desk.holds(&begun.login), "the embedding program ends it");
+}
+
+#[tokio::test]
 async fn the_admin_secret_may_be_kept() {
     let desk = Desk::open_with(|config| config.keep_bootstrap_secret = true).await;
     desk.user("suse", &["superadmin"]).await;
