@@ -25,6 +25,6 @@ pub use error_code::ErrorCode;
 pub use ids::{BucketName, ConnectionId, QueryName, SubscriptionId};
 pub use issue::{Issue, join_issues};
 pub use number::Number;
-pub use operation::{Operation, Order, Part, Tier, Touches, tier_of_absent, unknown_operation};
+pub use operation::{Operation, Order, Part, Tier, Touches, known_operations, tier_of_absent, unknown_operation};
 pub use record::{FieldName, FieldValue, Record, RecordBuilder};
 pub use request::{Fields, Request};

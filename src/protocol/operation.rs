@@ -337,28 +337,44 @@ pub fn unknown_operation(name: &str) -> String {
     }
 }
 
-/// What a caller must be allowed to do to hear that this server lacks an operation that others have: whoever may not do
-/// it is told that alone.
+/// Operations that others have and this server lacks, each with what a caller must be allowed to do to hear that: whoever
+/// may not do it is told that alone.
+const ABSENT: [(&str, Tier); 23] = [
+    ("rules.getFact", Tier::Read),
+    ("rules.queryFacts", Tier::Read),
+    ("rules.getAllFacts", Tier::Read),
+    ("rules.subscribe", Tier::Read),
+    ("rules.unsubscribe", Tier::Read),
+    ("rules.stats", Tier::Read),
+    ("procedures.get", Tier::Read),
+    ("rules.emit", Tier::Write),
+    ("rules.setFact", Tier::Write),
+    ("rules.deleteFact", Tier::Write),
+    ("procedures.call", Tier::Write),
+    ("rules.registerRule", Tier::Admin),
+    ("rules.unregisterRule", Tier::Admin),
+    ("rules.updateRule", Tier::Admin),
+    ("rules.enableRule", Tier::Admin),
+    ("rules.disableRule", Tier::Admin),
+    ("rules.getRule", Tier::Admin),
+    ("rules.getRules", Tier::Admin),
+    ("rules.validateRule", Tier::Admin),
+    ("procedures.register", Tier::Admin),
+    ("procedures.unregister", Tier::Admin),
+    ("procedures.update", Tier::Admin),
+    ("procedures.list", Tier::Admin),
+];
+
+/// The tier of an operation that others have and this server lacks.
 #[must_use]
 pub fn tier_of_absent(name: &str) -> Option<Tier> {
-    match name {
-        "rules.getFact" | "rules.queryFacts" | "rules.getAllFacts" | "rules.subscribe" | "rules.unsubscribe" | "rules.stats"
-        | "procedures.get" => Some(Tier::Read),
-        "rules.emit" | "rules.setFact" | "rules.deleteFact" | "procedures.call" => Some(Tier::Write),
-        "rules.registerRule"
-        | "rules.unregisterRule"
-        | "rules.updateRule"
-        | "rules.enableRule"
-        | "rules.disableRule"
-        | "rules.getRule"
-        | "rules.getRules"
-        | "rules.validateRule"
-        | "procedures.register"
-        | "procedures.unregister"
-        | "procedures.update"
-        | "procedures.list" => Some(Tier::Admin),
-        _ => None,
-    }
+    ABSENT.into_iter().find(|(absent, _)| *absent == name).map(|(_, tier)| tier)
+}
+
+/// The names of all operations of the protocol, those that this server lacks included.
+pub fn known_operations() -> impl Iterator<Item = &'static str> {
+    let present = Operation::ALL.iter().map(|operation| operation.name());
+    present.chain(ABSENT.into_iter().map(|(name, _)| name))
 }
 
 #[cfg(test)]

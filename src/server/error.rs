@@ -15,6 +15,12 @@ pub enum StartError {
     /// A key that tokens are to be checked with cannot be used.
     #[error("the configuration's keys cannot be used: {0}")]
     Keys(#[from] KeyFault),
+    /// Users of our own are configured without a secret for the first of them, and no superadmin is stored who could log in.
+    #[error(
+        "--admin-secret is required when --auth is enabled: no superadmin is stored who could log in. \
+         The environment variable NOEX_ADMIN_SECRET and \"auth.builtIn.adminSecretFile\" are places for it too"
+    )]
+    NobodyCanLogIn,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -40,7 +46,7 @@ impl StartError {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Internal(_) => 1,
-            Self::Config(_) | Self::Keys(_) | Self::Definitions(_) => 2,
+            Self::Config(_) | Self::Keys(_) | Self::NobodyCanLogIn | Self::Definitions(_) => 2,
             Self::Storage(_) => 3,
             Self::Bind { .. } => 4,
         }
@@ -59,6 +65,7 @@ mod tests {
             StartError::Definitions(vec!["query \"q\" reads bucket \"b\", which is not defined".to_owned()]),
             2,
         );
+        check(StartError::NobodyCanLogIn, 2);
         check(StartError::Storage("in use".into()), 3);
         check(
             StartError::Bind {

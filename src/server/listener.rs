@@ -3,6 +3,7 @@
 //! It answers for three things: a socket that says nothing costs a bounded time, sockets that are not connections
 //! yet are bounded in number, and no error of `accept` ends it or makes it spin.
 
+use std::convert::Infallible;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -12,11 +13,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{self, JoinSet};
 
 use super::access::Authority;
-use super::admission::{AcceptPace, Gatekeeper, Seldom};
+use super::admission::{AcceptPace, Gatekeeper, Handshakes, Room, Seldom};
 use super::connection::{Connections, Entrant, Sessions};
 use super::http::{Doorkeepers, Endpoint, Exchange, shake_hands};
 use super::statistics::Count;
@@ -27,7 +28,7 @@ const BACKLOG: u32 = 4096;
 /// How long nothing is accepted after the system had no room for another socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often it is said that the system has no room.
+/// How often it is said that the system, or the server, has no room.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether new sockets are taken.
@@ -174,8 +175,8 @@ pub(crate) struct Reception<N> {
 }
 
 impl<N: Sessions> Reception<N> {
-    /// Makes a connection of a socket, unless it wants something else or takes too long.
-    async fn receive(&self, stream: TcpStream, peer: SocketAddr, supervisor: &ActorCell) {
+    /// Makes a connection of a socket, unless it wants something else, takes too long, or has to make room for others.
+    async fn receive(&self, stream: TcpStream, peer: SocketAddr, kept: oneshot::Receiver<Infallible>, supervisor: &ActorCell) {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, "a socket was gone before it was accepted");
             return;
@@ -187,14 +188,16 @@ impl<N: Sessions> Reception<N> {
             registry: &self.connections.registry,
         };
         let handshake = shake_hands(stream, peer.ip(), doorkeepers);
+        let handshake = tokio::time::timeout(self.handshake_timeout, handshake);
+        let counters = &self.connections.counters;
         // A request that comes too slowly is not worth an answer.
-        let upgraded = match tokio::time::timeout(self.handshake_timeout, handshake).await {
-            Ok(Exchange::Upgraded(upgraded)) => upgraded,
-            Ok(Exchange::Answered) => return,
-            Ok(Exchange::Refused) | Err(_) => {
-                self.connections.counters.add(Count::Refused, 1);
-                return;
-            }
+        let upgraded = tokio::select! {
+            exchange = handshake => match exchange {
+                Ok(Exchange::Upgraded(upgraded)) => upgraded,
+                Ok(Exchange::Answered) => return,
+                Ok(Exchange::Refused) | Err(_) => return counters.add(Count::Refused, 1),
+            },
+            _ = kept => return counters.add(Count::Dropped, 1),
         };
         self.connections
             .begin(
@@ -242,40 +245,101 @@ impl<N: Sessions> Actor for ListenerActor<N> {
     }
 
     async fn handle(&self, _: ActorRef<Listen>, _: Listen, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        let mut handshakes = JoinSet::new();
-        accept_until_closed(state, &mut handshakes).await;
+        let mut door = Door::new(state);
+        door.accept_until_closed().await;
         // Upgrades that are still completed are told to go away by the registry.
-        while handshakes.join_next().await.is_some() {}
+        while door.tasks.join_next().await.is_some() {}
         Ok(())
     }
 }
 
-async fn accept_until_closed<N: Sessions>(state: &ListenerArguments<N>, handshakes: &mut JoinSet<()>) {
-    let gate = &state.reception.gate;
-    let Some(socket) = gate.use_socket() else { return };
-    let mut gate_state = gate.state.subscribe();
-    let mut pace = AcceptPace::new(state.reception.accepts_per_second);
-    let mut warning = Seldom::new(ACCEPT_WARNING_INTERVAL);
-    let counters = &state.reception.connections.counters;
-    loop {
-        tokio::select! {
-            () = closing(&mut gate_state) => break,
-            Some(ended) = handshakes.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
+/// The handshakes that are under way.
+struct Door<'a, N> {
+    reception: &'a Arc<Reception<N>>,
+    supervisor: &'a ActorCell,
+    tasks: JoinSet<()>,
+    handshakes: Handshakes<task::Id, Kept>,
+    crowding: Seldom,
+}
+
+/// A handshake that goes on until this is dropped.
+struct Kept {
+    peer: SocketAddr,
+    _until_dropped: oneshot::Sender<Infallible>,
+}
+
+impl<'a, N: Sessions> Door<'a, N> {
+    fn new(listener: &'a ListenerArguments<N>) -> Self {
+        Self {
+            reception: &listener.reception,
+            supervisor: &listener.supervisor,
+            tasks: JoinSet::new(),
+            handshakes: Handshakes::new(listener.reception.handshakes_max),
+            crowding: Seldom::new(ACCEPT_WARNING_INTERVAL),
+        }
+    }
+
+    async fn accept_until_closed(&mut self) {
+        let gate = &self.reception.gate;
+        let Some(socket) = gate.use_socket() else { return };
+        let mut gate_state = gate.state.subscribe();
+        let mut pace = AcceptPace::new(self.reception.accepts_per_second);
+        let mut warning = Seldom::new(ACCEPT_WARNING_INTERVAL);
+        loop {
+            tokio::select! {
+                () = closing(&mut gate_state) => break,
+                Some(ended) = self.tasks.join_next_with_id() => self.end(ended),
+                accepted = paced_accept(&socket, &mut pace) => match accepted {
+                    Ok((stream, peer)) => self.let_in(stream, peer),
+                    Err(error) => pause_after(&error, &mut warning).await,
+                },
+            }
+        }
+    }
+
+    fn let_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let counters = &self.reception.connections.counters;
+        counters.add(Count::Accepted, 1);
+        let origin = self.reception.gatekeeper.origin(peer.ip());
+        match self.handshakes.make_room(origin) {
+            Room::Free => {}
+            Room::InPlaceOf(dropped) => self.tell_of(dropped.peer),
+            Room::None => {
+                counters.add(Count::Dropped, 1);
+                return self.tell_of(peer);
+            }
+        }
+        let (until_dropped, kept) = oneshot::channel();
+        let (reception, supervisor) = (Arc::clone(self.reception), self.supervisor.clone());
+        let task = self
+            .tasks
+            .spawn(async move { reception.receive(stream, peer, kept, &supervisor).await });
+        let kept = Kept {
+            peer,
+            _until_dropped: until_dropped,
+        };
+        self.handshakes.begin(origin, task.id(), kept);
+    }
+
+    fn end(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
                     tracing::error!(%error, "a handshake failed; the listener goes on");
                 }
+                error.id()
             }
-            accepted = paced_accept(&socket, &mut pace) => match accepted.inspect(|_| counters.add(Count::Accepted, 1)) {
-                Ok((stream, peer)) if handshakes.len() < state.reception.handshakes_max => {
-                    let (reception, supervisor) = (Arc::clone(&state.reception), state.supervisor.clone());
-                    handshakes.spawn(async move { reception.receive(stream, peer, &supervisor).await });
-                }
-                Ok((_, peer)) => {
-                    counters.add(Count::Dropped, 1);
-                    tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way");
-                }
-                Err(error) => pause_after(&error, &mut warning).await,
-            },
+        };
+        self.handshakes.end(id);
+    }
+
+    /// Tells that a socket was dropped. One address may cause it as often as it likes.
+    fn tell_of(&mut self, peer: SocketAddr) {
+        if self.crowding.is_due() {
+            tracing::warn!(%peer, "sockets are dropped: too many handshakes are under way, this address has most of them or as many as others");
+        } else {
+            tracing::debug!(%peer, "a socket was dropped: too many handshakes are under way");
         }
     }
 }

@@ -84,8 +84,19 @@ impl TestServer {
         TcpStream::connect(self.address()).await.expect("the server listens")
     }
 
+    /// Connects from this address of the machine.
+    #[cfg(target_os = "linux")]
+    async fn tcp_from(&self, address: [u8; 4]) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address of this machine");
+        socket.connect(self.address()).await.expect("the server listens")
+    }
+
     async fn try_connect(&self) -> Result<Client, Error> {
-        let stream = TcpStream::connect(self.address()).await?;
+        self.upgrade(TcpStream::connect(self.address()).await?).await
+    }
+
+    async fn upgrade(&self, stream: TcpStream) -> Result<Client, Error> {
         Ok(tokio_tungstenite::client_async(format!("ws://{}/ws", self.address()), stream)
             .await?
             .0)
@@ -231,6 +242,55 @@ async fn a_client_that_sends_its_request_byte_by_byte_is_dropped_all_the_same() 
     };
     timeout(Duration::from_secs(5), trickle).await.expect("the server ends it");
     check_served(&mut server.connect().await).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_with_many_unfinished_upgrades_keeps_no_other_out() {
+    let server = TestServer::start(|config| {
+        config.max_connections = 50;
+        config.max_connections_per_ip = Some(5);
+    })
+    .await;
+    let mut unfinished = Vec::new();
+    for _ in 0..60 {
+        let mut stream = server.tcp_from([127, 0, 0, 1]).await;
+        stream.write_all(b"GET /ws HTTP/1.1\r\n").await.expect("the stream is open");
+        unfinished.push(stream);
+    }
+    for _ in 0..20 {
+        let stream = server.tcp_from([127, 0, 0, 2]).await;
+        let mut client = server.upgrade(stream).await.expect("the upgrade goes ahead");
+        assert!(client.next().await.expect("a welcome").is_ok());
+        check_served(&mut client).await;
+        drop(client);
+        server.emptied().await;
+    }
+    let dropped = server.counters.total(Count::Dropped);
+    assert!((11..=30).contains(&dropped), "those too many, and those that made room: {dropped}");
+    // The oldest has made room, those too many were turned away, and the rest goes on.
+    for at in [0, 50, 59] {
+        let mut received = Vec::new();
+        let ended = timeout(Duration::from_secs(5), unfinished[at].read_to_end(&mut received)).await;
+        assert!(ended.is_ok() && received.is_empty(), "{at}");
+    }
+    let rest = b"Host: x\r\n\r\n";
+    unfinished[49].write_all(rest).await.expect("the stream is open");
+    let mut answer = String::new();
+    unfinished[49].read_to_string(&mut answer).await.expect("the server ends it");
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_socket_of_a_trusted_proxy_becomes_a_connection_like_any_other() {
+    let server = TestServer::start(|config| config.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
+    let mut slow = server.tcp().await;
+    slow.write_all(b"GET / HTTP/1.1\r\n").await.expect("the stream is open");
+    check_served(&mut server.connect().await).await;
+    slow.write_all(b"Host: x\r\n\r\n").await.expect("the stream is open");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("the server ends it");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
 }
 
 #[tokio::test]

@@ -164,8 +164,8 @@ impl StoreStats {
     }
 
     /// As somebody may see it who may not see everything: of each bucket what `seen` says, and totals of that. What the
-    /// store as a whole is doing is left out, since it tells of all buckets. `subscriptions` has the number for each
-    /// query that is seen.
+    /// store as a whole is doing is left out, since it tells of all buckets. `subscriptions` has, for each
+    /// query that is seen, the number that is told of.
     #[must_use]
     pub fn seen(self, seen: impl Fn(&BucketName) -> Seen, subscriptions: impl Iterator<Item = usize>) -> PartialStats {
         let names: Vec<_> = self.buckets.names.into_iter().filter(|name| seen(name) != Seen::Nothing).collect();

@@ -59,7 +59,7 @@ async fn start() -> NoexServer {
             tokens: vec![token("ida", "clerk"), token("bob", "clerk"), token("root", "root")],
             permissions: Some(PermissionsConfig {
                 default: None,
-                rules: rules.iter().map(|rule| PermissionRule::parse(rule).unwrap()).collect(),
+                rules: Some(rules.iter().map(|rule| PermissionRule::parse(rule).unwrap()).collect()),
                 check: None,
             }),
             ..AuthConfig::default()
@@ -411,19 +411,21 @@ async fn what_is_told_of_all_buckets_is_told_as_far_as_they_may_be_seen() {
         .await;
     root.result("store.subscribe", json!({ "query": "vault" })).await;
     root.result("store.subscribe", json!({ "query": "orders" })).await;
+    root.result("store.subscribe", json!({ "query": "open" })).await;
     let buckets = ida.result("store.buckets", json!({})).await;
     assert_eq!(buckets, json!({ "count": 2, "names": ["orders", "open"] }));
     let stats = ida.result("store.stats", json!({})).await;
     assert_eq!(stats["buckets"], buckets);
     assert_eq!(stats["records"], json!({ "total": 1, "perBucket": { "open": 1 } }));
     assert_eq!(stats["indexes"], json!({ "total": 0, "perBucket": { "open": 0 } }));
+    // Of three: the one to a bucket that is there as a whole.
     assert_eq!(stats["queries"], json!({ "defined": 3, "activeSubscriptions": 1 }));
     for whole in ["views", "pendingCommands", "requestKeys"] {
         assert_eq!(stats.get(whole), None, "{whole}");
     }
     let stats = root.result("store.stats", json!({})).await;
     assert_eq!(stats["records"]["total"], 7);
-    assert_eq!(stats["queries"], json!({ "defined": 4, "activeSubscriptions": 2 }));
+    assert_eq!(stats["queries"], json!({ "defined": 4, "activeSubscriptions": 3 }));
     assert!(stats["views"].is_object());
     assert_eq!(
         root.result("store.listQueries", json!({})).await["queries"]

@@ -44,7 +44,7 @@ async fn start(check: PermissionCheck, rules: &[Value], change: impl FnOnce(&mut
                 known("walt", &["writer"]),
             ],
             permissions: Some(PermissionsConfig {
-                rules: rules.iter().map(|rule| PermissionRule::parse(rule).expect("a rule")).collect(),
+                rules: (!rules.is_empty()).then(|| rules.iter().map(|rule| PermissionRule::parse(rule).expect("a rule")).collect()),
                 check: Some(check),
                 ..PermissionsConfig::default()
             }),

@@ -106,6 +106,21 @@ async fn a_rule_that_changes_decides_the_next_request_of_live_connections() {
 }
 
 #[tokio::test]
+async fn whoever_removes_the_last_rule_allows_nothing_by_it() {
+    let server = TestServer::start(config(both(), all_for_everybody())).await;
+    let mut ada = login(&server, ADA).await;
+    let count = async |ada: &mut TestClient| code_of(ada, "store.count", json!({ "bucket": "tasks" })).await;
+    assert_eq!(count(&mut ada).await, Value::Null);
+    reload(&server, &config(both(), json!([])), "was read again").await;
+    assert_eq!(count(&mut ada).await, "FORBIDDEN");
+    // Where no rules are given, built-in roles decide.
+    let mut without = config(both(), json!([]));
+    without["auth"]["permissions"] = json!({});
+    reload(&server, &without, "was read again").await;
+    assert_eq!(count(&mut ada).await, Value::Null);
+}
+
+#[tokio::test]
 async fn a_file_with_faults_changes_nothing_and_all_faults_are_logged() {
     let server = TestServer::start(config(both(), all_for_everybody())).await;
     let mut ida = login(&server, IDA).await;

@@ -641,7 +641,7 @@ fn config(users: &[User], with_references: bool) -> Config {
             tokens: users.iter().map(User::token).chain([admin]).collect(),
             permissions: Some(PermissionsConfig {
                 default: None,
-                rules: users.iter().map(User::rule).chain([rule_of_admin]).collect(),
+                rules: Some(users.iter().map(User::rule).chain([rule_of_admin]).collect()),
                 check: None,
             }),
             ..AuthConfig::default()

@@ -126,6 +126,11 @@ impl Access {
         self.expiry_is_news
     }
 
+    /// The client was told that nobody is logged in: that the session has run out is no news any more.
+    pub(crate) fn expiry_was_told(&mut self) {
+        self.expiry_is_news = false;
+    }
+
     /// Whether anything can have changed since login and rights were brought up to date. Where nobody is ever asked who
     /// they are, nothing can.
     pub(crate) fn may_have_changed(&self) -> bool {

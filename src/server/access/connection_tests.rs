@@ -42,7 +42,7 @@ impl Scripted {
             ended: Mutex::new(false),
             principal: Mutex::new(None),
             permissions: Permissions::new(Some(PermissionsConfig {
-                rules,
+                rules: Some(rules),
                 ..PermissionsConfig::default()
             })),
         })

@@ -34,7 +34,7 @@ pub(crate) use self::deadlines::Deadlines;
 pub(crate) use self::open::Open;
 #[cfg(test)]
 pub(crate) use self::permissions::Permissions;
-pub(crate) use self::permissions::{Allowance, Grant, best};
+pub(crate) use self::permissions::{Allowance, Grant, Leftover, best};
 pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};

@@ -3,12 +3,13 @@
 //! A client is known by its address: that of its socket, or the one that a trusted proxy names (`trusted_proxies`).
 //! Each address has quotas (`rate_limits`): of new connections, of requests, and of messages that are refused for
 //! their form. What is left of them is kept in bounded memory (`accounts`). How fast sockets are taken in at all is
-//! a matter of its own (`pacing`).
+//! a matter of its own (`pacing`), and so is who has room among those that are not connections yet (`handshakes`).
 //!
 //! Nothing here knows a socket or a store, and time comes from one clock.
 
 mod accounts;
 mod clock;
+mod handshakes;
 mod identity;
 mod pacing;
 mod rate_limits;
@@ -24,10 +25,12 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use tokio::time::Sleep;
 
+pub(crate) use self::handshakes::{Handshakes, Origin, Room};
 pub(crate) use self::pacing::{AcceptPace, Seldom};
 pub(crate) use self::trusted_proxies::Network;
 
 use self::accounts::Held;
+use self::handshakes::ClientOrigin;
 use self::identity::Identity;
 use self::rate_limits::RateLimits;
 use self::trusted_proxies::TrustedProxies;
@@ -59,6 +62,15 @@ impl From<&Config> for Gatekeeper {
 }
 
 impl Gatekeeper {
+    /// Whose a fresh socket is, as far as its address tells.
+    pub(crate) fn origin(&self, peer: IpAddr) -> Origin {
+        if self.proxies.trusts(peer.to_canonical()) {
+            Origin::Proxy
+        } else {
+            Origin::Client(ClientOrigin(Identity::from(peer)))
+        }
+    }
+
     /// Lets in the client behind a socket, by the head of its request.
     ///
     /// # Errors
@@ -308,6 +320,20 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(admit("2001:db8::1"), Ok(()), "leaving in between did not reset anything");
         assert_eq!(admit("2001:db8::1"), Err(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_fresh_socket_is_its_clients_unless_it_comes_from_a_trusted_proxy() {
+        let gatekeeper = Gatekeeper::from(&Config {
+            trusted_proxies: vec!["10.0.0.0/8".to_owned()],
+            ..Config::default()
+        });
+        let origin = |address: &str| gatekeeper.origin(address.parse().unwrap());
+        assert_eq!([origin("10.0.0.1"), origin("::ffff:10.0.0.2")], [Origin::Proxy, Origin::Proxy]);
+        assert_ne!(origin("192.0.2.1"), Origin::Proxy);
+        assert_ne!(origin("192.0.2.1"), origin("192.0.2.2"));
+        assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
+        assert_eq!(origin("2001:db8::1"), origin("2001:db8::2"));
     }
 
     #[tokio::test(start_paused = true)]

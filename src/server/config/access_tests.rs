@@ -102,7 +102,7 @@ fn everything_that_the_file_says_of_access_reaches_its_field() {
         ],
         permissions: Some(PermissionsConfig {
             default: Some(DefaultPermission::Deny),
-            rules: vec![PermissionRule::parse(&rule).unwrap()],
+            rules: Some(vec![PermissionRule::parse(&rule).unwrap()]),
             check: None,
         }),
         ..AuthConfig::default()
@@ -406,11 +406,63 @@ fn the_same_token_twice_is_refused() {
 }
 
 #[test]
+fn a_key_that_stands_in_a_file_twice_is_refused_with_its_place() {
+    let all = |text: &str| {
+        let faults = faults(Sources::new().file_text(Path::new("noex.json"), text));
+        let repeated: Vec<_> = faults
+            .iter()
+            .filter_map(|fault| fault.strip_suffix(": this key is there already")?.strip_prefix("noex.json: "))
+            .map(str::to_owned)
+            .collect();
+        assert!(!faults.join("\n").contains("hidden"), "{faults:?}");
+        repeated
+    };
+    let table: [(&str, &[&str]); 9] = [
+        (r#"{"port":1,"host":"127.0.0.1","port":2,"port":3}"#, &["port", "port"]),
+        (r#"{"heartbeat":{"timeoutMs":50,"timeoutMs":50}}"#, &["heartbeat.timeoutMs"]),
+        (
+            r#"{"auth":{"tokens":{"hidden-1":{"userId":"a"},"hidden-1":{"userId":"b","userId":"c"}},
+                "permissions":{"default":"deny","default":"allow","rules":[{"role":"a","role":"b","allow":"*"}]}}}"#,
+            &[
+                "auth.tokens[1]",
+                "auth.tokens[1].userId",
+                "auth.permissions.default",
+                "auth.permissions.rules[0].role",
+            ],
+        ),
+        // Whatever stands in a wrong place may be tokens.
+        (
+            r#"{"auth":{"token":{"hidden":1,"hidden":{"hidden":1,"hidden":2}}}}"#,
+            &["auth.token[1]", "auth.token[1][1]"],
+        ),
+        (r#"{"tokens":[{"hidden":1,"hidden":2}]}"#, &["tokens[0][1]"]),
+        (
+            r#"{"auth":true,"auth":{"jwt":{"secret":"hidden","secret":"hidden"}}}"#,
+            &["auth", "auth.jwt.secret"],
+        ),
+        (
+            r#"{"buckets":{"a":{"key":"id","schema":{"id":{"type":"string","type":"number"}}}}}"#,
+            &["buckets.a.schema.id.type"],
+        ),
+        (r#"{"colour":1,"colour":2}"#, &["colour"]),
+        (
+            r#"{"buckets":{"a":{"key":"id","schema":{"id":{"type":"string"}}}},"trustedProxies":["10.0.0.1","10.0.0.1"]}"#,
+            &[],
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(all(text), expected, "{text}");
+    }
+}
+
+#[test]
 fn malformed_permission_rules_are_named_by_place_with_what_was_meant() {
     let rules = json!([
         { "role": "clerk", "allow": "store.*" },
         { "role": "", "alow": "store.*", "allow": [] },
         "everything",
+        { "role": "reader", "allow": ["store.get*", "stroe.*", "rules.*", "procedures.call"], "topics": ["order*"], "buckets": ["_users"] },
+        { "role": "reader", "allow": "store.gte", "where": { "owner": { "$neq": "{{ session.userId" }, "{{ session.metadata.f }}": 1 } },
     ]);
     let tokens = json!({ OTHER: { "userId": "ida" } });
     insta::assert_snapshot!(
@@ -445,6 +497,19 @@ fn what_works_and_is_probably_not_meant_is_warned_about() {
         auth(json!({ "tokens": { OTHER: { "userId": "ida" } }, "anonymousRoles": ["reader"] })),
         "auth.anonymousRoles: nobody has them",
     );
+    let tokens = json!({ OTHER: { "userId": "ida" } });
+    let bounded = |role: &str| json!([{ "role": role, "allow": ["store.get", "store.all"], "where": { "owner": "{{ session.userId }}" } }]);
+    let with = |permissions: Value| auth(json!({ "tokens": tokens, "permissions": permissions }));
+    check(
+        with(json!({ "default": "allow", "rules": bounded("reader") })),
+        "auth.permissions.rules[0]: \"default\": \"allow\" allows sessions with \"reader\" what no rule of theirs names on the same \
+         buckets, without the bounds of this one: store.where, store.findOne, store.count, 12 more",
+    );
+    check(
+        with(json!({ "default": "allow", "rules": bounded("clerk") })),
+        "sessions with \"clerk\", and a built-in role beside it, what",
+    );
+    assert!(!warnings(with(json!({ "rules": bounded("reader") }))).contains("rules[0]"));
     check(file(&json!({ "rules": { "enabled": true, "rules": [] } })), "no rule engine");
     let by_variable = auth(json!({ "jwt": {} })).variables([("NOEX_JWT_SECRET", SECRET)]);
     assert!(!warnings(by_variable).contains("secret"));

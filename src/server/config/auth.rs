@@ -183,8 +183,8 @@ impl PartialEq for TokenValidator {
 /// Users, roles and sessions of our own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BuiltInConfig {
-    /// The secret that the first superadmin is made with, 32 bytes at least. Default `None`: users that are stored are all
-    /// there are.
+    /// The secret that the first superadmin is made with, 32 bytes at least. Default `None`: then a superadmin who
+    /// could log in must be stored already.
     pub admin_secret: Option<Secret>,
     /// Whether the secret works also once a superadmin has logged in with a password. Default false.
     pub keep_bootstrap_secret: bool,

@@ -22,6 +22,9 @@ const SHOWN_MAX: usize = 60;
 /// The most that a request may count for, whatever the quota.
 pub(super) const WEIGHT_MAX: usize = 1_000_000;
 
+/// What is said of a name that nobody may use.
+pub(super) const RESERVED: &str = "names with a leading underscore are the server's own";
+
 /// What is wrong with a value or a part of it.
 pub(super) struct Refusal {
     /// The path from the key to the part, such as `[2]` or `.users.schema`; empty for the value itself.
@@ -96,7 +99,7 @@ impl Kind {
             Self::Choice { words, set } => set(draft, checked_word(value, words)?),
             Self::Choices { words, set } => set(draft, &checked_words(value, words)?),
             Self::Tokens => draft.auth().tokens = checked_tokens(value)?,
-            Self::Permissions => draft.permissions().rules = checked_permissions(value)?,
+            Self::Permissions => draft.permissions().rules = Some(checked_permissions(value)?),
             Self::Rules => check_no_rules(value)?,
             Self::Weights => draft.rate_limit().weights = checked_weights(value)?,
             Self::Buckets => draft.config.buckets = checked_definitions(value, "buckets", check_bucket)?,
@@ -346,21 +349,40 @@ fn check_weight(name: &str, weight: &Value) -> Result<(Operation, usize), Refusa
 }
 
 fn check_bucket(name: &str, definition: &Map<String, Value>) -> Vec<Refusal> {
-    check_definition(
-        name,
-        BucketName::from(name).is_reserved(),
-        BucketDefinition::parse(definition).err(),
-    )
+    let fields = definition.get("schema").and_then(Value::as_object);
+    let referring = fields
+        .into_iter()
+        .flatten()
+        .filter_map(|(field, spec)| Some((field, spec.get("ref")?)));
+    let of_references = referring.filter_map(|(field, target)| reserved(&format!(".{name}.schema.{field}.ref"), target));
+    let is_reserved = BucketName::from(name).is_reserved();
+    let of_definition = check_definition(name, is_reserved, BucketDefinition::parse(definition).err());
+    of_definition.into_iter().chain(of_references).collect()
 }
 
 fn check_query(name: &str, definition: &Map<String, Value>) -> Vec<Refusal> {
-    check_definition(name, QueryName::from(name).is_reserved(), QueryDefinition::parse(definition).err())
+    let of_bucket = definition
+        .get("bucket")
+        .and_then(|bucket| reserved(&format!(".{name}.bucket"), bucket));
+    let is_reserved = QueryName::from(name).is_reserved();
+    let of_definition = check_definition(name, is_reserved, QueryDefinition::parse(definition).err());
+    of_definition.into_iter().chain(of_bucket).collect()
+}
+
+/// What is wrong with the name of a bucket that a definition touches, where it is one of the server's own: whoever may use
+/// what is defined would reach it.
+fn reserved(part: &str, bucket: &Value) -> Option<Refusal> {
+    let is_reserved = bucket.as_str().is_some_and(|name| BucketName::from(name).is_reserved());
+    is_reserved.then(|| Refusal {
+        part: part.to_owned(),
+        message: RESERVED.to_owned(),
+    })
 }
 
 fn check_definition(name: &str, is_reserved: bool, issues: Option<Vec<Issue>>) -> Vec<Refusal> {
     let name_fault = match name {
         "" => Some("expected a name, found an empty text"),
-        _ if is_reserved => Some("names with a leading underscore are the server's own"),
+        _ if is_reserved => Some(RESERVED),
         _ => None,
     };
     let of_name = name_fault.map(|message| Refusal {

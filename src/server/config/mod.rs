@@ -11,6 +11,7 @@ mod check;
 mod draft;
 mod fault;
 mod forms;
+mod json;
 mod keys;
 mod names;
 mod raw;
@@ -33,6 +34,7 @@ pub use auth::{
     PermissionCheck, PermissionRule, PermissionsConfig, Principal, Secret, StaticToken, TokenFault, TokenValidator,
 };
 pub use fault::{ConfigError, Fault, Place};
+pub(crate) use names::nearest;
 pub use raw::{Resolved, Sources};
 pub(crate) use reload::Reload;
 

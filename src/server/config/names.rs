@@ -17,7 +17,7 @@ pub(super) fn variable_of(key: &str) -> String {
 }
 
 /// The candidate that the written name is probably a slip of.
-pub(super) fn nearest<T: AsRef<str>>(written: &str, candidates: impl IntoIterator<Item = T>) -> Option<T> {
+pub(crate) fn nearest<T: AsRef<str>>(written: &str, candidates: impl IntoIterator<Item = T>) -> Option<T> {
     let written = folded(written);
     // A third of the letters may be wrong; more than that is another word.
     let tolerance = (written.chars().count() / 3).max(1);

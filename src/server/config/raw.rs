@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::check::shown;
 use super::fault::{ConfigError, Fault, Place};
+use super::json;
 use super::names::VARIABLE_PREFIX;
 use super::resolution::Resolution;
 use super::{Config, LogConfig};
@@ -70,7 +71,10 @@ impl Sources {
     #[must_use]
     pub fn file_text(mut self, path: &Path, text: &str) -> Self {
         match parsed(path, text.strip_prefix('\u{feff}').unwrap_or(text)) {
-            Ok(members) => {
+            Ok((members, repeated)) => {
+                let places = repeated.into_iter().map(|key| Place::of_key(Some(path), key));
+                self.file_faults
+                    .extend(places.map(|place| Fault::new(place, "this key is there already")));
                 self.file = Some((path.to_owned(), members));
                 self
             }
@@ -165,19 +169,21 @@ fn own_variables(variables: &BTreeMap<String, OsString>) -> impl Iterator<Item =
     variables.iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
 }
 
-/// The members of a file, or what is wrong with it as a whole.
-fn parsed(path: &Path, text: &str) -> Result<Map<String, Value>, String> {
+/// The members of a file and the places of keys that stand there twice, or what is wrong with it as a whole.
+fn parsed(path: &Path, text: &str) -> Result<(Map<String, Value>, Vec<String>), String> {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     match ending.as_deref() {
-        Some("json") => match serde_json::from_str(text) {
-            Ok(Value::Object(members)) => Ok(members),
-            Ok(other) => Err(format!("expected an object, found {}", shown(&other))),
+        Some("json") => match json::parsed(text) {
+            Ok((Value::Object(members), repeated)) => Ok((members, repeated)),
+            Ok((other, _)) => Err(format!("expected an object, found {}", shown(&other))),
             Err(error) => Err(format!("no valid JSON: {error}")),
         },
-        Some("toml") => toml::from_str(text).map(with_dates_as_text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            format!("no valid TOML: {} at line {}", error.message(), before.matches('\n').count() + 1)
-        }),
+        Some("toml") => toml::from_str(text)
+            .map(|members| (with_dates_as_text(members), Vec::new()))
+            .map_err(|error| {
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                format!("no valid TOML: {} at line {}", error.message(), before.matches('\n').count() + 1)
+            }),
         _ => Err("expected a name that ends in .json or .toml".to_owned()),
     }
 }

@@ -159,7 +159,7 @@ mod tests {
             tokens: vec![token("new")],
             jwt: Some(JwtConfig::default()),
             permissions: Some(PermissionsConfig {
-                rules: vec![rule],
+                rules: Some(vec![rule]),
                 ..PermissionsConfig::default()
             }),
             ..AuthConfig::default()

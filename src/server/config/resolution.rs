@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::check::{kind_of, shown};
 use super::draft::Draft;
 use super::fault::{ConfigError, Fault, Place};
-use super::keys::{Key, Kind, LATER, REPLACED, Turn, key_of, keys};
+use super::keys::{Key, Kind, LATER, REPLACED, Turn, is_section, key_of, keys};
 use super::names::{VARIABLE_PREFIX, nearest, variable_of};
 use super::raw::{Resolved, WrittenFlag};
 use super::secrets::{ADMIN_SECRET, JWT_SECRET, Search, SecretNames, SecretSources, others_may_read};
@@ -238,10 +238,6 @@ impl Resolution {
             warnings: self.warnings,
         })
     }
-}
-
-fn is_section(path: &str) -> bool {
-    keys().any(|key| key.name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// What to say of a key that this version does not have.

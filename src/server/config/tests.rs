@@ -409,6 +409,27 @@ fn a_definition_that_could_not_be_sent_is_refused_with_its_name() {
 }
 
 #[test]
+fn a_definition_that_reaches_for_the_servers_own_buckets_is_refused() {
+    let reads = json!({ "bucket": "_users" });
+    let refers = json!({ "key": "id", "schema": { "id": { "type": "string" }, "user": { "type": "string", "ref": "_users" } } });
+    let own = "names with a leading underscore are the server's own";
+    assert_eq!(
+        faults(file(&json!({ "queries": { "x": reads }, "buckets": { "a": refers } }))),
+        [
+            format!("noex.json: queries.x.bucket: {own}"),
+            format!("noex.json: buckets.a.schema.user.ref: {own}")
+        ]
+    );
+    let members = |value: &Value| value.as_object().cloned().expect("an object");
+    let config = Config {
+        queries: [("x".into(), members(&reads))].into_iter().collect(),
+        buckets: [("a".into(), members(&refers))].into_iter().collect(),
+        ..Config::default()
+    };
+    assert_eq!(config.check().unwrap_err().faults().len(), 2);
+}
+
+#[test]
 fn a_bucket_whose_key_is_not_in_its_schema_is_refused_by_name() {
     let fault = faults(file(
         &json!({ "buckets": { "orders": { "key": "nope", "schema": { "id": { "type": "string" } } } } }),

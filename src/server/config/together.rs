@@ -1,10 +1,14 @@
 //! What single values cannot tell: whether several of them go together.
 
 use super::check::{WEIGHT_MAX, weights_of};
-use super::{AuthConfig, Config, JwtAlgorithm, JwtConfig};
+use super::{AuthConfig, Config, JwtAlgorithm, JwtConfig, PermissionsConfig};
+use crate::server::access::Leftover;
 
 /// Tokens of fewer bytes can be guessed.
 const TOKEN_SAFE: usize = 16;
+
+/// How many operations a doubt names.
+const NAMED_MAX: usize = 3;
 
 /// What is wrong between the values of several keys, each with the key to change.
 pub(super) fn disagreements(config: &Config) -> Vec<(String, String)> {
@@ -109,6 +113,34 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
     doubts
 }
 
+fn of_permissions(permissions: &PermissionsConfig) -> Vec<String> {
+    let said = |leftover: Leftover| {
+        let beside = if leftover.is_built_in {
+            ""
+        } else {
+            ", and a built-in role beside it,"
+        };
+        let mut names: Vec<_> = leftover
+            .operations
+            .iter()
+            .take(NAMED_MAX)
+            .map(|operation| operation.name())
+            .collect();
+        let more = format!("{} more", leftover.operations.len() - names.len());
+        if leftover.operations.len() > NAMED_MAX {
+            names.push(&more);
+        }
+        format!(
+            "auth.permissions.rules[{}]: \"default\": \"allow\" allows sessions with {:?}{beside} what no rule of theirs names on the \
+             same buckets, without the bounds of this one: {}",
+            leftover.rule,
+            leftover.role,
+            names.join(", ")
+        )
+    };
+    permissions.leftovers().into_iter().map(said).collect()
+}
+
 fn of_logins(auth: &AuthConfig) -> Vec<String> {
     let mut doubts = Vec::new();
     if auth.required && !auth.anonymous_roles.is_empty() {
@@ -121,8 +153,11 @@ fn of_logins(auth: &AuthConfig) -> Vec<String> {
             auth.tokens.len()
         ));
     }
+    doubts.extend(auth.permissions.iter().flat_map(of_permissions));
     if auth.built_in.as_ref().is_some_and(|built_in| built_in.admin_secret.is_none()) {
-        doubts.push("auth.builtIn: without an admin secret only users who are stored already can log in".to_owned());
+        let message =
+            "without an admin secret only users who are stored already can log in; with no superadmin among them it will not start";
+        doubts.push(format!("auth.builtIn: {message}"));
     }
     doubts
 }

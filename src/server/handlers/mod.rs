@@ -264,7 +264,7 @@ impl Session {
             return Err(self.unknown(request.name()));
         };
         let request_key = match operation.tier() {
-            Some(Tier::Write) => request_key::read(operation, request.fields(), self.access.principal())?,
+            Some(Tier::Write) => request_key::read(operation, request.fields(), &self.access)?,
             Some(Tier::Read | Tier::Admin) | None => None,
         };
         let call = &Call {
@@ -319,7 +319,11 @@ impl Session {
             Operation::AuthLogin => auth::login(call),
             Operation::AuthRefresh => auth::refresh(call),
             Operation::AuthLogout => auth::logout(call),
-            Operation::AuthWhoami => auth::whoami(call),
+            Operation::AuthWhoami => {
+                let answer = auth::whoami(call);
+                self.access.expiry_was_told();
+                answer
+            }
             Operation::IdentityLogin => identity::login(&identity::asking(call)?),
             Operation::IdentityLoginWithSecret => identity::login_with_secret(&identity::asking(call)?),
             Operation::IdentityLogout => identity::logout(&identity::asking(call)?),

@@ -1,14 +1,12 @@
 //! `requestKey`: what makes a write and its repeats known as the same.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::failure::Failure;
 use super::fields;
 use crate::protocol::{Fields, Operation, json};
-use crate::server::access::Principal;
+use crate::server::access::Access;
 use crate::store::RequestKey;
 
 const KEY: &str = "requestKey";
@@ -16,17 +14,19 @@ const KEY: &str = "requestKey";
 const NOT_ASKED_FOR: [&str; 2] = ["id", KEY];
 
 /// The key of a request, where it has one. It is that of the user who asks: what one was answered is never told to
-/// another. Those who are not logged in have theirs in common.
-pub(super) fn read(operation: Operation, fields: &Fields<'_>, user: Option<&Arc<Principal>>) -> Result<Option<RequestKey>, Failure> {
+/// another, and none takes the room of all. Those who are not logged in have theirs in common; where nobody ever is,
+/// there is nobody to leave room for.
+pub(super) fn read(operation: Operation, fields: &Fields<'_>, access: &Access) -> Result<Option<RequestKey>, Failure> {
     let Some(json) = fields::present(fields.get(KEY)) else {
         return Ok(None);
     };
     let expected = || format!("Invalid \"{KEY}\": expected text of 1 to 200 bytes");
     let key = fields::read_text(Some(json)).map_err(|misfit| misfit.failure(expected))?;
     let key = RequestKey::new(key, fingerprint(operation, fields)).map_err(|_| Failure::validation(expected()))?;
-    Ok(Some(match user {
-        None => key,
+    Ok(Some(match access.principal() {
         Some(user) => key.in_scope(format!("user:{}", user.user_id)),
+        None if access.authority().is_on() => key.in_scope("anonymous"),
+        None => key,
     }))
 }
 
@@ -73,7 +73,10 @@ fn hash_of_parts(parts: [&[u8]; 2]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::server::access::Open;
 
     fn fingerprint_of(operation: Operation, text: &str) -> u64 {
         fingerprint(operation, &Fields::parse(text).unwrap())
@@ -127,14 +130,18 @@ mod tests {
         assert_eq!(fingerprint_of(Operation::StoreInsert, text), 6_926_351_369_040_922_887);
     }
 
+    fn read(operation: Operation, fields: &Fields<'_>) -> Result<Option<RequestKey>, Failure> {
+        super::read(operation, fields, &Access::of_nobody(Arc::new(Open)))
+    }
+
     #[test]
     fn keys_are_texts_of_bounded_length_and_null_is_none() {
         let key_of = |json: &str| {
             let text = format!("{{\"requestKey\":{json}}}");
-            read(Operation::StoreClear, &Fields::parse(&text).unwrap(), None).map(|key| key.is_some())
+            read(Operation::StoreClear, &Fields::parse(&text).unwrap()).map(|key| key.is_some())
         };
         assert_eq!(key_of("null"), Ok(false));
-        assert_eq!(read(Operation::StoreClear, &Fields::default(), None), Ok(None));
+        assert_eq!(read(Operation::StoreClear, &Fields::default()), Ok(None));
         for length in [1, 200] {
             assert_eq!(key_of(&format!("\"{}\"", "k".repeat(length))), Ok(true));
         }

@@ -43,13 +43,17 @@ pub(super) fn stats(call: &Call<'_, '_>) -> Result<Handled, Failure> {
         return call.json(&stats);
     }
     let snapshot = call.context.store.snapshot();
-    let queries = snapshot.queries().filter(|(name, entry)| sight.of_query(name, entry).is_some());
+    // Who else follows a bucket that is there in part would tell of the rest.
+    let queries = snapshot.queries().filter_map(|(name, entry)| match sight.of_query(name, entry)? {
+        Scope::Everything => Some(entry.active_subscriptions()),
+        Scope::Guarded(_) => Some(0),
+    });
     let seen = |name: &BucketName| match sight.of(name) {
         None => Seen::Nothing,
         Some(Scope::Guarded(_)) => Seen::Name,
         Some(Scope::Everything) => Seen::Counts,
     };
-    call.json(&stats.seen(seen, queries.map(|(_, entry)| entry.active_subscriptions())))
+    call.json(&stats.seen(seen, queries))
 }
 
 /// What whoever asks may see of what is told of all buckets.

@@ -64,7 +64,7 @@ pub(crate) struct Identity {
 /// no users of our own.
 ///
 /// # Errors
-/// Where the store cannot be used.
+/// Where the store cannot be used, or nobody could ever log in.
 pub(crate) async fn start(config: &AuthConfig, store: &Store, presence: &Arc<Presence>) -> Result<Option<IdentityAuthority>, StartError> {
     let clock: Clock = Arc::new(super::wall_clock_ms);
     let Some(identity) = Identity::start(config, store, presence, clock).await? else {
@@ -79,6 +79,9 @@ impl Identity {
         bootstrap::define_tables(store).await?;
         bootstrap::put_under_their_keys(store).await?;
         let directory = bootstrap::load(store, clock())?;
+        if built_in.admin_secret.is_none() && !directory.superadmins().any(|user| passwords::is_sound(&user.password)) {
+            return Err(StartError::NobodyCanLogIn);
+        }
         let shared = Arc::new(Shared::new(directory, store.clone(), Arc::clone(presence), built_in.clone(), clock));
         bootstrap::seed(&shared).await?;
         bootstrap::remove_leftovers(&shared).await?;

@@ -128,6 +128,11 @@ impl Stored {
     }
 }
 
+/// Whether a stored hash is one that some password could fit.
+pub(super) fn is_sound(hash: &Secret) -> bool {
+    Stored::parse(hash.expose()).is_some()
+}
+
 /// `m=…,t=…,p=…`, within bounds that a login can bear.
 fn costs_of(text: &str) -> Option<Argon2Config> {
     let (memory, rest) = text.strip_prefix("m=")?.split_once(",t=")?;

@@ -68,6 +68,18 @@ mod tests {
     use crate::server::access::{Asked, Grant, Principal, Scope, Target, best};
 
     #[test]
+    fn the_roles_name_nothing_that_there_is_not() {
+        for (name, _, permissions) in system_roles() {
+            for permission in permissions.as_array().expect("a list") {
+                assert!(
+                    Grant::slips(permission.as_object().expect("an object")).is_empty(),
+                    "{name}: {permission}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn writer_and_reader_may_do_just_what_their_tiers_say() {
         let roles = system_roles();
         for (name, tier) in [("writer", Tier::Write), ("reader", Tier::Read)] {

@@ -321,6 +321,34 @@ async fn the_admin_secret_counts_again_while_nobody_is_left_who_has_shown_a_pass
 }
 
 #[tokio::test]
+async fn without_an_admin_secret_a_superadmin_must_be_stored_who_could_log_in() {
+    let starts = async |desk: &Desk| {
+        let mut config = desk.config.clone();
+        config.built_in.as_mut().expect("it is there").admin_secret = None;
+        let clock = Arc::new(|| 1_000_000);
+        match Identity::start(&config, &desk.store, &Arc::<Presence>::default(), clock).await {
+            Ok(_) => true,
+            Err(crate::server::StartError::NobodyCanLogIn) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let desk = Desk::open().await;
+    assert!(!starts(&desk).await, "nobody is there");
+    desk.user("mira", &["admin"]).await;
+    assert!(!starts(&desk).await, "she cannot make a superadmin");
+    desk.locked_user("lost", &["superadmin"]).await;
+    assert!(!starts(&desk).await, "no password fits");
+    let suse = desk.user("suse", &["superadmin"]).await;
+    assert!(starts(&desk).await);
+    desk.by_root(Change::SetEnabled {
+        user: suse,
+        enabled: false,
+    })
+    .await;
+    assert!(!starts(&desk).await, "she is locked out");
+}
+
+#[tokio::test]
 async fn the_admin_secret_may_be_kept() {
     let desk = Desk::open_with(|config| config.keep_bootstrap_secret = true).await;
     desk.user("suse", &["superadmin"]).await;
@@ -1325,6 +1353,27 @@ async fn what_makes_no_sense_in_the_store_grants_nothing_and_harms_nobody() {
     assert!(directory.user("x").is_none());
     assert_eq!(directory.sessions().count(), 0);
     assert_eq!(directory.user_named("mira").map(|user| Arc::clone(&user.id)), Some(mira));
+}
+
+#[tokio::test]
+async fn stored_permissions_that_could_not_be_given_any_more_allow_nothing_and_those_of_later_versions_what_is_known() {
+    let desk = Desk::open().await;
+    let mira = desk.user("mira", &[]).await;
+    let permissions = json!([
+        { "allow": ["store.insert", "store.de*"] },
+        { "allow": "store.update", "where": { "owner": { "$neq": "{{ session.userId" } } },
+        { "allow": ["store.teleport", "store.count"], "buckets": ["b", "_users"] },
+    ]);
+    let role = json!({ "id": "old", "name": "old", "system": false, "permissions": permissions });
+    let holds = json!({ "id": "1", "userId": mira, "roleId": "old" });
+    for (table, record) in [("_roles", role), ("_user_roles", holds)] {
+        desk.store.bucket(table).insert(&record).await.expect("the schema allows it");
+    }
+    let desk = desk.restarted().await;
+    assert!(desk.may(&mira, Operation::StoreCount, "b"));
+    for operation in [Operation::StoreInsert, Operation::StoreDelete, Operation::StoreUpdate] {
+        assert!(!desk.may(&mira, operation, "b"), "{operation}");
+    }
 }
 
 #[tokio::test]

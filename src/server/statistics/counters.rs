@@ -12,7 +12,7 @@ use crate::protocol::{CloseCode, ErrorCode, Tier};
 pub(crate) enum Count {
     /// Sockets that were accepted.
     Accepted,
-    /// Of those: dropped, because too many handshakes were under way.
+    /// Of those: dropped, at once or to make room for others, because too many handshakes were under way.
     Dropped,
     /// Of those: ended in no connection, because the request was refused, malformed or too slow.
     Refused,

@@ -83,7 +83,7 @@ pub struct ConnectionStats {
 pub struct AcceptStats {
     /// All of them.
     pub sockets: u64,
-    /// Dropped at once: too many handshakes were under way.
+    /// Dropped, at once or to make room for others: too many handshakes were under way.
     pub dropped: u64,
     /// Refused, malformed or too slow: they did not become WebSockets.
     pub refused: u64,

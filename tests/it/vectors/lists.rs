@@ -47,6 +47,11 @@ pub const NOT_AS_ADMIN: &[(&str, &str, &str)] = &[
         "only the configured path is served, whatever stands behind a question mark",
         "a token behind the question mark is looked at",
     ),
+    (
+        "idempotency",
+        "as many requests are remembered as the limit says, and beyond it a write with a key is not carried out",
+        "a user gets no more of them than are left to others",
+    ),
     ("pipeline", "operations of what is not configured are unknown", NO_LOGINS),
     (
         "rate-limits",

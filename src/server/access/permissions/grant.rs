@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{pattern, template};
+use super::{pattern, places, slips, template};
 use crate::protocol::{Operation, Tier};
 use crate::server::access::target::STEPS;
 use crate::server::access::{Asked, Principal, Scope, Target};
@@ -40,7 +40,7 @@ pub(crate) struct GrantFault {
 }
 
 impl GrantFault {
-    fn new(member: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn new(member: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             member: member.into(),
             message: message.into(),
@@ -63,15 +63,16 @@ impl Grant {
             }
         }
         let allow = match members.get("allow") {
-            Some(Value::String(pattern)) => names(&json!([pattern]), "allow", &mut faults),
-            Some(patterns @ Value::Array(list)) if !list.is_empty() => names(patterns, "allow", &mut faults),
+            Some(Value::String(pattern)) => patterns(&json!([pattern]), "allow", &mut faults),
+            Some(list @ Value::Array(items)) if !items.is_empty() => patterns(list, "allow", &mut faults),
             Some(_) | None => {
                 faults.push(GrantFault::new("allow", "expected a pattern or a list of patterns"));
                 Vec::new()
             }
         };
+        let topics = members.get("topics").map(|value| patterns(value, "topics", &mut faults));
         let mut optional = |name: &str| members.get(name).map(|value| names(value, name, &mut faults));
-        let (buckets, topics, fields) = (optional("buckets"), optional("topics"), optional("fields"));
+        let (buckets, fields) = (optional("buckets"), optional("fields"));
         let filter = members.get("where").and_then(|value| read_filter(value, &mut faults));
         if faults.is_empty() {
             Ok(Self {
@@ -86,8 +87,24 @@ impl Grant {
         }
     }
 
+    /// What is well formed in `{ allow, buckets? }` and names nothing, so that it cannot be meant. Grants that are stored may
+    /// name what later versions have.
+    pub(crate) fn slips(members: &Map<String, Value>) -> Vec<GrantFault> {
+        slips::of(members)
+    }
+
+    /// Whether an operation is left, on some bucket that it names, by all grants of its holder, itself among them.
+    pub(super) fn leaves(&self, operation: Operation, all: &[&Self]) -> bool {
+        let asked = Asked::from(operation);
+        let is_covered = |bucket: &String| all.iter().any(|grant| grant.covers(asked, &Target::Bucket(bucket)));
+        match &self.buckets {
+            Some(buckets) => !buckets.iter().all(is_covered),
+            None => !all.iter().any(|grant| grant.buckets.is_none() && grant.allows_some(asked)),
+        }
+    }
+
     /// Whether the grant shows and lets change only a part of what it names.
-    fn is_partial(&self) -> bool {
+    pub(super) fn is_partial(&self) -> bool {
         self.filter.is_some() || self.fields.is_some()
     }
 
@@ -300,6 +317,18 @@ fn names(value: &Value, member: &str, faults: &mut Vec<GrantFault>) -> Vec<Strin
     names
 }
 
+/// Patterns, in which a star has its places.
+fn patterns(value: &Value, member: &str, faults: &mut Vec<GrantFault>) -> Vec<String> {
+    let patterns = names(value, member, faults);
+    let items = value.as_array().into_iter().flatten().enumerate();
+    let unsound = items.filter(|(_, item)| item.as_str().is_some_and(|text| !pattern::is_sound(text)));
+    faults.extend(unsound.map(|(at, _)| {
+        let message = "expected a name, or a pattern such as \"*\" or \"store.*\": a star stands alone or behind the last dot";
+        GrantFault::new(format!("{member}[{at}]"), message)
+    }));
+    patterns
+}
+
 fn read_filter(value: &Value, faults: &mut Vec<GrantFault>) -> Option<Map<String, Value>> {
     let Some(filter) = value.as_object() else {
         faults.push(GrantFault::new("where", "expected a filter"));
@@ -311,31 +340,29 @@ fn read_filter(value: &Value, faults: &mut Vec<GrantFault>) -> Option<Map<String
             format!("\"{path}\" is nothing that a session has: expected session.userId, session.roles or session.metadata.<name>"),
         ));
     }
-    // What stands in the place of a reference is known only with the session: some value must do.
-    let fits = |sample: &Value| Filter::parse(&sampled(filter, sample)).err();
-    let samples = [json!("x"), json!(0), json!(["x"]), json!(true)];
-    let mut refused = None;
-    for sample in &samples {
-        match fits(sample) {
-            None => return Some(filter.clone()),
-            Some(issues) => refused = refused.or(Some(issues)),
+    for text in template::stray_braces(filter) {
+        faults.push(GrantFault::new(
+            "where",
+            format!(
+                "{text:?} holds braces that make no reference: a reference is {{{{ session.userId }}}} or the like, in the place of a value"
+            ),
+        ));
+    }
+    for field in places::idle_exclusions(filter) {
+        faults.push(GrantFault::new(
+            format!("where.{field}"),
+            "a list or an object equals nothing: a condition to differ from one lets everything through",
+        ));
+    }
+    match Filter::parse(&template::sampled(filter)) {
+        Ok(_) => Some(filter.clone()),
+        Err(issues) => {
+            faults.extend(
+                issues
+                    .into_iter()
+                    .map(|issue| GrantFault::new(format!("where.{}", issue.field), issue.message)),
+            );
+            None
         }
     }
-    for issue in refused.unwrap_or_default() {
-        faults.push(GrantFault::new(format!("where.{}", issue.field), issue.message));
-    }
-    None
-}
-
-/// The filter with a value in the place of every reference.
-fn sampled(filter: &Map<String, Value>, sample: &Value) -> Map<String, Value> {
-    fn replace(value: &Value, sample: &Value) -> Value {
-        match value {
-            Value::String(text) if text.trim().starts_with("{{") && text.trim().ends_with("}}") => sample.clone(),
-            Value::Array(items) => items.iter().map(|item| replace(item, sample)).collect(),
-            Value::Object(members) => Value::Object(members.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-        }
-    }
-    filter.iter().map(|(name, value)| (name.clone(), replace(value, sample))).collect()
 }

@@ -5,8 +5,11 @@
 //! ([`Permissions`]); so are the permissions that roles of our own users hold.
 
 mod grant;
+mod leftovers;
 mod pattern;
+mod places;
 mod policy;
+mod slips;
 mod template;
 
 #[cfg(test)]
@@ -14,3 +17,4 @@ pub(crate) use self::policy::rule;
 pub use self::policy::{DefaultPermission, PermissionCheck, PermissionRule, Permissions, PermissionsConfig};
 
 pub(crate) use self::grant::{Allowance, Grant, best};
+pub(crate) use self::leftovers::Leftover;

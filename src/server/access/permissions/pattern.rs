@@ -11,6 +11,15 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether a star in it, if there is one, stands where it means something.
+pub(crate) fn is_sound(pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) => prefix.len() > 1 && prefix.ends_with('.') && !prefix.contains('*'),
+        None => !pattern.contains('*'),
+    }
+}
+
 /// Whether a pattern stands for all names that another one stands for.
 pub(crate) fn covers(wider: &str, narrower: &str) -> bool {
     // Behind its dot a pattern's star is as good as a name.
@@ -37,6 +46,26 @@ mod tests {
         ];
         for (wider, narrower, expected) in table {
             assert_eq!(covers(wider, narrower), expected, "{wider} {narrower}");
+        }
+    }
+
+    #[test]
+    fn a_star_has_no_place_but_alone_or_behind_the_last_dot() {
+        for sound in ["*", "store.*", "store.a.*", "store.get", "", "."] {
+            assert!(is_sound(sound), "{sound}");
+        }
+        for unsound in [
+            "store*",
+            "store.g*",
+            "*.get",
+            "store.*.a",
+            "**",
+            "store.**",
+            "*.*",
+            ".*",
+            "st*re.get",
+        ] {
+            assert!(!is_sound(unsound), "{unsound}");
         }
     }
 

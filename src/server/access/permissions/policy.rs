@@ -49,19 +49,29 @@ impl PermissionRule {
             .ok_or_else(|| vec![(String::new(), "expected an object".to_owned())])?;
         let role = members.get("role").and_then(Value::as_str).filter(|role| !role.is_empty());
         let grant = Grant::parse(members, &["role"]);
+        let slips = Grant::slips(members);
         match (role, grant) {
-            (Some(role), Ok(grant)) => Ok(Self {
+            (Some(role), Ok(grant)) if slips.is_empty() => Ok(Self {
                 role: role.to_owned(),
                 grant: Arc::new(grant),
             }),
             (role, grant) => {
-                let mut faults: Vec<_> = grant.err().unwrap_or_default().into_iter().map(pair).collect();
+                let slips = slips.into_iter().map(pair);
+                let mut faults: Vec<_> = grant.err().unwrap_or_default().into_iter().map(pair).chain(slips).collect();
                 if role.is_none() {
                     faults.insert(0, ("role".to_owned(), "expected the name of a role".to_owned()));
                 }
                 Err(faults)
             }
         }
+    }
+
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    pub(super) fn grant(&self) -> &Grant {
+        &self.grant
     }
 }
 
@@ -120,12 +130,25 @@ impl PartialEq for PermissionCheck {
 /// What the configuration says of permissions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PermissionsConfig {
-    /// What becomes of what no rule allows. Default: refused where there are rules, allowed where there are none.
+    /// What becomes of what no rule allows. Default: refused where rules are given, an empty list included, allowed where
+    /// they are not.
     pub default: Option<DefaultPermission>,
-    /// What sessions may do by their roles.
-    pub rules: Vec<PermissionRule>,
+    /// What sessions may do by their roles. Default `None`: no rules are given.
+    pub rules: Option<Vec<PermissionRule>>,
     /// A function that is asked first.
     pub check: Option<PermissionCheck>,
+}
+
+impl PermissionsConfig {
+    /// What becomes of what no rule allows.
+    pub(super) fn default_permission(&self) -> DefaultPermission {
+        match (self.default, &self.rules) {
+            (Some(default), _) => default,
+            (None, None) => DefaultPermission::Allow,
+            // Whoever removes the last rule does not mean to allow what no rule has allowed.
+            (None, Some(_)) => DefaultPermission::Deny,
+        }
+    }
 }
 
 /// Permissions at work.
@@ -153,18 +176,14 @@ impl Permissions {
             };
         };
         let held = |rule: &&PermissionRule| principal.roles.contains(&rule.role);
-        let default = match (config.default, config.rules.is_empty()) {
-            (Some(default), _) => default,
-            (None, true) => DefaultPermission::Allow,
-            (None, false) => DefaultPermission::Deny,
-        };
         TierRights {
             level,
-            default,
+            default: config.default_permission(),
             check: config.check.clone(),
             allowances: config
                 .rules
                 .iter()
+                .flatten()
                 .filter(held)
                 .filter_map(|rule| rule.grant.for_principal(principal))
                 .collect(),
@@ -173,7 +192,7 @@ impl Permissions {
 }
 
 /// The tier that a built-in role reaches.
-fn level(role: &str) -> Option<Tier> {
+pub(super) fn level(role: &str) -> Option<Tier> {
     match role {
         "reader" => Some(Tier::Read),
         "writer" => Some(Tier::Write),
@@ -267,7 +286,7 @@ mod tests {
     fn ruled(default: Option<DefaultPermission>, rules: Value) -> Option<PermissionsConfig> {
         Some(PermissionsConfig {
             default,
-            rules: rules.as_array().expect("a list").iter().cloned().map(rule).collect(),
+            rules: Some(rules.as_array().expect("a list").iter().cloned().map(rule).collect()),
             check: None,
         })
     }
@@ -340,6 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn the_default_is_to_deny_where_rules_are_given_also_where_none_is_left() {
+        let bucket = Target::Bucket("orders");
+        let may = |config| judged(&rights(Some(config), &["admin"]), "store.get", &bucket).is_ok();
+        let without = |default| PermissionsConfig {
+            default,
+            ..PermissionsConfig::default()
+        };
+        assert!(may(without(None)));
+        assert!(!may(without(Some(DefaultPermission::Deny))));
+        assert!(!may(ruled(None, json!([])).expect("it is there")));
+        assert!(may(ruled(Some(DefaultPermission::Allow), json!([])).expect("it is there")));
+    }
+
+    #[test]
     fn a_default_of_allow_helps_nobody_without_a_built_in_role() {
         let config = ruled(Some(DefaultPermission::Allow), json!([]));
         let bucket = Target::Bucket("orders");
@@ -395,6 +428,37 @@ mod tests {
         let rules = json!([{ "role": "clerk", "allow": "store.*", "where": { "team": "{{ session.metadata.team }}" } }]);
         let rights = rights(ruled(None, rules), &["clerk"]);
         assert!(judged(&rights, "store.get", &Target::Bucket("orders")).is_err());
+    }
+
+    #[test]
+    fn a_list_of_the_session_where_one_value_is_meant_allows_nothing() {
+        let rules = json!([{ "role": "clerk", "allow": "store.*", "where": { "owner": { "$neq": "{{ session.metadata.banned }}" } } }]);
+        let permissions = Permissions::new(ruled(None, rules));
+        let allows = |banned: Value| {
+            let mut principal = Principal::new("ida", ["clerk"]);
+            principal.metadata.insert("banned".to_owned(), banned);
+            judged(&permissions.rights(&principal), "store.all", &Target::Bucket("orders")).is_ok()
+        };
+        assert!(allows(json!("bob")));
+        assert!(!allows(json!(["bob"])));
+    }
+
+    #[test]
+    fn a_rule_may_refer_to_values_of_several_types() {
+        let rule = |filter: Value| PermissionRule::parse(&json!({ "role": "clerk", "allow": "store.*", "where": filter }));
+        let several = json!({
+            "n": { "$gt": "{{ session.metadata.n }}" }, "a": { "$in": "{{ session.roles }}" },
+            "b": { "$between": "{{ session.metadata.span }}" }, "c": { "$startsWith": "{{ session.userId }}" },
+        });
+        assert!(rule(several).is_ok());
+        for idle in [
+            json!({ "$neq": ["bob"] }),
+            json!({ "$nin": ["ann", ["bob"]] }),
+            json!({ "$neq": {} }),
+        ] {
+            let faults = rule(json!({ "$or": [{ "owner": idle }] })).unwrap_err();
+            assert_eq!(faults[0].0, "where.owner", "{faults:?}");
+        }
     }
 
     #[test]

@@ -1,55 +1,61 @@
 //! Texts such as `{{ session.userId }}` in the row rules of permissions.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::places::{Wanted, replaced};
 use crate::server::access::Principal;
 
 /// A filter with the session's values in the places of `{{ session.userId }}`, `{{ session.roles }}` and
-/// `{{ session.metadata.x }}`. None where the session lacks one of them: then nothing is to be allowed.
+/// `{{ session.metadata.x }}`. None where the session lacks one of them, or has something that does not belong there: then
+/// nothing is to be allowed.
 pub(super) fn resolve(filter: &Map<String, Value>, principal: &Principal) -> Option<Map<String, Value>> {
-    filter
-        .iter()
-        .map(|(name, value)| Some((name.clone(), resolve_value(value, principal)?)))
-        .collect()
-}
-
-fn resolve_value(value: &Value, principal: &Principal) -> Option<Value> {
-    match value {
-        Value::String(text) => resolve_text(text, principal),
-        Value::Array(items) => items.iter().map(|item| resolve_value(item, principal)).collect(),
-        Value::Object(members) => resolve(members, principal).map(Value::Object),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Some(value.clone()),
-    }
+    replaced(filter, &|text, wanted| resolve_text(text, wanted, principal))
 }
 
 /// A text that is nothing but a reference becomes the value itself; in a longer text, texts and numbers are put in.
-fn resolve_text(text: &str, principal: &Principal) -> Option<Value> {
-    let Some((before, path, after)) = split(text) else {
-        return Some(Value::from(text));
-    };
-    let value = lookup(path, principal).filter(is_plain)?;
-    if before.is_empty() && after.is_empty() {
-        return Some(value);
+fn resolve_text(text: &str, wanted: Wanted, principal: &Principal) -> Option<Value> {
+    if let Some(("", path, "")) = split(text) {
+        return lookup(path, principal).filter(|value| belongs(value, wanted));
     }
-    let middle = match value {
-        Value::String(text) => text,
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
-    };
-    match resolve_text(after, principal)? {
-        Value::String(rest) => Some(Value::String(format!("{before}{middle}{rest}"))),
-        Value::Number(rest) => Some(Value::String(format!("{before}{middle}{rest}"))),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    let (mut resolved, mut rest) = (String::new(), text);
+    while let Some((before, path, after)) = split(rest) {
+        resolved.push_str(before);
+        match lookup(path, principal)? {
+            Value::String(text) if text.is_empty() && wanted == Wanted::Part => return None,
+            Value::String(text) => resolved.push_str(&text),
+            Value::Number(number) => resolved.push_str(&number.to_string()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+        }
+        rest = after;
+    }
+    resolved.push_str(rest);
+    Some(Value::String(resolved))
+}
+
+/// Whether a value of the session may stand where something is wanted. Nothing equals a list, so that one would make
+/// `$neq` let everything through; an object would be read as a condition, which a session must not bring along.
+fn belongs(value: &Value, wanted: Wanted) -> bool {
+    let is_single = |value: &Value| !value.is_null() && !value.is_array() && !value.is_object();
+    match wanted {
+        Wanted::Equal | Wanted::Bound | Wanted::Flag => is_single(value),
+        Wanted::Values | Wanted::Bounds => value.as_array().is_some_and(|values| values.iter().all(is_single)),
+        // Every text contains the empty one.
+        Wanted::Part => value.as_str().is_some_and(|text| !text.is_empty()),
+        Wanted::Filters => false,
     }
 }
 
-/// Objects would be read as conditions, which a session must not bring along.
-fn is_plain(value: &Value) -> bool {
-    match value {
-        Value::Object(_) => false,
-        Value::Array(items) => !items.iter().any(|item| item.is_object() || item.is_array()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
+/// A filter with values in the places of references that fit there, where any do.
+pub(super) fn sampled(filter: &Map<String, Value>) -> Map<String, Value> {
+    let sample = |text: &str, wanted| match (wanted, split(text)) {
+        (Wanted::Bound, Some(("", _, ""))) => json!(0),
+        (Wanted::Values, Some(("", _, ""))) => json!(["x"]),
+        (Wanted::Bounds, Some(("", _, ""))) => json!([0, 1]),
+        (Wanted::Flag, Some(("", _, ""))) => json!(true),
+        // A text: what it says does not matter.
+        (_, Some(_) | None) => json!(text),
+    };
+    replaced(filter, &|text, wanted| Some(sample(text, wanted))).unwrap_or_default()
 }
 
 /// What stands before the first reference, its path, and what stands behind it.
@@ -86,6 +92,41 @@ pub(super) fn unknown_references(filter: &Map<String, Value>) -> Vec<String> {
     unknown
 }
 
+/// The texts of a filter that hold `{{` or `}}` and are not made of references and what stands around them, and the names
+/// that hold any: a reference can stand in the place of a value alone.
+pub(super) fn stray_braces(filter: &Map<String, Value>) -> Vec<String> {
+    let mut stray = Vec::new();
+    for (name, value) in filter {
+        if has_braces(name) {
+            stray.push(name.clone());
+        }
+        collect_stray(value, &mut stray);
+    }
+    stray
+}
+
+fn collect_stray(value: &Value, stray: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            let (mut is_stray, mut rest) = (false, text.as_str());
+            while let Some((before, _, after)) = split(rest) {
+                is_stray |= has_braces(before);
+                rest = after;
+            }
+            if is_stray || has_braces(rest) {
+                stray.push(text.clone());
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_stray(item, stray)),
+        Value::Object(members) => stray.extend(stray_braces(members)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn has_braces(text: &str) -> bool {
+    text.contains("{{") || text.contains("}}")
+}
+
 fn collect_unknown(value: &Value, unknown: &mut Vec<String>) {
     match value {
         Value::String(text) => {
@@ -108,9 +149,8 @@ fn collect_unknown(value: &Value, unknown: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::store::query::Filter;
 
     fn resolved(filter: Value) -> Option<Value> {
         let mut principal = Principal::new("ida", ["clerk", "desk"]);
@@ -160,6 +200,91 @@ mod tests {
         ] {
             assert_eq!(resolved(filter.clone()), None, "{filter}");
         }
+    }
+
+    /// All places of a reference, with the kinds of values that may stand there: none that an author who thinks of another
+    /// kind would be surprised by.
+    #[test]
+    fn a_value_of_a_kind_that_nobody_means_in_its_place_leaves_nothing() {
+        let values = [
+            ("text", json!("x")),
+            ("empty", json!("")),
+            ("number", json!(3)),
+            ("flag", json!(true)),
+            ("list", json!(["x", 3, "y"])),
+            ("bounds", json!([1, 3])),
+            ("void", json!([])),
+            ("holed", json!(["x", null])),
+            ("nested", json!([["x"]])),
+            ("object", json!({ "$exists": true })),
+            ("null", Value::Null),
+        ];
+        let single = ["text", "empty", "number", "flag"].as_slice();
+        let lists = ["list", "bounds", "void"].as_slice();
+        let table: [(&str, &[&str]); 15] = [
+            (r#"{"a":"?"}"#, single),
+            (r#"{"a":{"$eq":"?"}}"#, single),
+            (r#"{"a":{"$neq":"?"}}"#, single),
+            (r#"{"a":{"$gt":"?"}}"#, single),
+            (r#"{"a":{"$lte":"?"}}"#, single),
+            (r#"{"a":{"$in":"?"}}"#, lists),
+            (r#"{"a":{"$nin":"?"}}"#, lists),
+            (r#"{"a":{"$in":["?","y"]}}"#, single),
+            (r#"{"a":{"$nin":["y","?"]}}"#, single),
+            (r#"{"$or":[{"a":{"$nin":["y","?"]}},{"b":1}]}"#, single),
+            (r#"{"a":{"$between":"?"}}"#, &["bounds"]),
+            (r#"{"a":{"$between":["?",9]}}"#, single),
+            (r#"{"a":{"$contains":"?"}}"#, &["text"]),
+            (r#"{"a":{"$endsWith":"of-?"}}"#, &["text", "number"]),
+            (r#"{"a":{"$exists":"?"}}"#, &["flag"]),
+        ];
+        for (filter, fitting) in table {
+            let filter: Value = serde_json::from_str(&filter.replace('?', "{{ session.metadata.m }}")).unwrap();
+            for (kind, value) in &values {
+                let mut principal = Principal::new("ida", ["clerk"]);
+                principal.metadata.insert("m".to_owned(), value.clone());
+                let guard = resolve(filter.as_object().unwrap(), &principal).and_then(|filter| Filter::parse(&filter).ok());
+                assert_eq!(guard.is_some(), fitting.contains(kind), "{filter} with {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_is_tried_with_values_that_fit_the_places_of_its_references() {
+        let fits = |filter: &str| {
+            let filter: Value = serde_json::from_str(&filter.replace('?', "{{ session.metadata.m }}")).unwrap();
+            Filter::parse(&sampled(filter.as_object().unwrap())).is_ok()
+        };
+        assert!(fits(
+            r#"{"n":{"$gt":"?"},"a":{"$in":"?"},"b":{"$between":"?"},"c":{"$exists":"?"},"d":{"$startsWith":"?-"},"e":"?","$or":[{"f":{"$nin":["?"]}}]}"#
+        ));
+        for filter in [
+            r#"{"$and":"?"}"#,
+            r#"{"$or":["?"]}"#,
+            r#"{"a":{"$in":"of-?"}}"#,
+            r#"{"a":{"$exists":"?!"}}"#,
+            r#"{"a":{"$between":["?"]}}"#,
+        ] {
+            assert!(!fits(filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn braces_that_make_no_reference_are_found() {
+        let filter = json!({
+            "a": "{{ session.userId", "b": { "$neq": "session.userId }}" }, "c": ["}} {{ session.userId }}", "{ x }"],
+            "{{ session.metadata.f }}": 1, "$or": [{ "d": "of-{{ session.userId }}-{{session.roles" }, { "e": "{{ session.userId }}" }],
+        });
+        assert_eq!(
+            stray_braces(filter.as_object().unwrap()),
+            [
+                "{{ session.userId",
+                "session.userId }}",
+                "}} {{ session.userId }}",
+                "{{ session.metadata.f }}",
+                "of-{{ session.userId }}-{{session.roles"
+            ]
+        );
     }
 
     #[test]

@@ -605,7 +605,7 @@ async fn what_the_program_has_allowed_holds_for_one_request_and_goes_on_until_th
     let mut config = jwt(hs256());
     config.permissions = Some(PermissionsConfig {
         default: Some(DefaultPermission::Deny),
-        rules: Vec::new(),
+        rules: None,
         check: Some(check),
     });
     let authority = Arc::new(authority(&config).await);

@@ -200,6 +200,11 @@ pub(super) fn key_of(name: &str) -> Option<&'static Key> {
     keys().find(|key| key.name == name)
 }
 
+/// Whether a name is that of an object that has keys in it.
+pub(super) fn is_section(name: &str) -> bool {
+    keys().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
 /// Keys of capabilities that this version does not have.
 pub(super) const LATER: &[&str] = &["procedures", "tls", "adminPort"];
 

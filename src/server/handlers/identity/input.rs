@@ -115,9 +115,11 @@ pub(super) fn permissions(fields: &Fields<'_>) -> Result<Option<Vec<Value>>, Fai
 }
 
 fn check_permission(at: usize, permission: &Map<String, Value>) -> Result<(), Failure> {
-    let Err(faults) = Grant::parse(permission, &[]) else {
+    let mut faults = Grant::parse(permission, &[]).err().unwrap_or_default();
+    faults.extend(Grant::slips(permission));
+    if faults.is_empty() {
         return Ok(());
-    };
+    }
     let problems: Vec<_> = faults.iter().map(|fault| format!("{}: {}", fault.member, fault.message)).collect();
     Err(Failure::validation(format!(
         "Invalid \"permissions[{at}]\": {}",

@@ -96,7 +96,7 @@ impl Remembered {
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
         let bytes = &mut bytes;
         let name = Name {
-            scope: read_text(bytes)?,
+            scope: read_text(bytes)?.into(),
             key: read_text(bytes)?,
         };
         Some(Self {

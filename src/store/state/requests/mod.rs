@@ -2,6 +2,7 @@
 //! remembered for a while. A repeat gets that answer and changes nothing.
 
 mod encoding;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use super::bucket::Timestamp;
 use super::catalog::State;
 use super::draft::Effects;
 use super::persistent::OrdMap;
+use shares::Shares;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::protocol::Issue;
@@ -28,6 +30,10 @@ const LONGEST_KEY: usize = 200;
 const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// How much of past requests is remembered.
+///
+/// A scope ([`RequestKey::in_scope`]) never takes more than it leaves to others, so that nobody keeps everybody else
+/// out: its first request is taken wherever there is room, and further ones as long as its requests, in number and in
+/// bytes, are no more than what is free then. Alone it gets half. What is in no scope may take all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLimits {
     /// How long. Default 10 min.
@@ -66,7 +72,7 @@ pub struct RequestKey {
 /// A key, and within what it is one.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Name {
-    scope: String,
+    scope: Arc<str>,
     key: String,
 }
 
@@ -88,7 +94,10 @@ impl RequestKey {
             let message = format!("Expected a text of 1 to {LONGEST_KEY} bytes");
             return Err(StoreError::invalid("request key", Issue::new("", "length", message)));
         }
-        let name = Name { scope: String::new(), key };
+        let name = Name {
+            scope: Arc::default(),
+            key,
+        };
         Ok(Self {
             name: Arc::new(name),
             fingerprint,
@@ -96,9 +105,9 @@ impl RequestKey {
     }
 
     /// The same key within a scope, such as the name of a user: keys of different scopes have nothing to do with each
-    /// other.
+    /// other, and none takes all the room there is ([`RequestLimits`]).
     #[must_use]
-    pub fn in_scope(self, scope: impl Into<String>) -> Self {
+    pub fn in_scope(self, scope: impl Into<Arc<str>>) -> Self {
         let name = Name {
             scope: scope.into(),
             key: self.name.key.clone(),
@@ -170,6 +179,7 @@ pub struct Requests {
     /// By the number of the commit, hence by time.
     by_number: OrdMap<u64, Arc<Remembered>>,
     bytes: usize,
+    shares: Shares,
 }
 
 impl Requests {
@@ -191,6 +201,7 @@ impl Requests {
             return false;
         }
         self.bytes += remembered.bytes();
+        self.shares.add(&remembered);
         self.by_key.insert(Arc::clone(&remembered.name), number);
         self.by_number.insert(number, remembered);
         true
@@ -200,6 +211,7 @@ impl Requests {
         if let Some(remembered) = self.by_number.remove(&number) {
             self.by_key.remove(&remembered.name);
             self.bytes -= remembered.bytes();
+            self.shares.take_off(&remembered);
         }
     }
 
@@ -217,8 +229,17 @@ impl Requests {
         self.by_number.get_min().map(|(number, remembered)| (*number, remembered))
     }
 
+    /// Whether another request can be remembered: it must fit, and leave as much room as its scope has
+    /// taken then.
     fn has_room(&self, name: &Name, limits: &RequestLimits) -> bool {
-        self.by_number.len() < limits.keys && self.bytes.saturating_add(name.bytes()) <= limits.bytes
+        let (Some(keys_left), Some(bytes_left)) = (
+            limits.keys.checked_sub(self.by_number.len() + 1),
+            limits.bytes.checked_sub(self.bytes + name.bytes()),
+        ) else {
+            return false;
+        };
+        let share = self.shares.of(name);
+        share.count == 0 || (share.count < keys_left && share.bytes + name.bytes() <= bytes_left)
     }
 }
 

@@ -58,6 +58,17 @@ impl Bench {
         Ok(record.to_value()["id"].as_u64().unwrap())
     }
 
+    /// Inserts records under keys of a scope, with a text of so many bytes, until no more are taken. Gives how many were.
+    fn fill(&mut self, scope: &str, text: usize) -> usize {
+        let taken = |number: &usize| {
+            let request = key(&format!("{number}")).in_scope(scope);
+            let outcome = self.run(Some(request), insert(&json!({ "text": "x".repeat(text) })));
+            assert!(matches!(outcome, Ok(_) | Err(StoreError::RequestKeysFull { retry_after_ms: 100 })));
+            outcome.is_ok()
+        };
+        (0..10_000).take_while(taken).count()
+    }
+
     fn count(&self) -> usize {
         self.state.bucket("t").unwrap().row_count()
     }
@@ -199,6 +210,76 @@ fn no_more_than_so_many_bytes_are_remembered() {
 }
 
 #[test]
+fn no_scope_takes_more_requests_than_it_leaves_to_others() {
+    let mut bench = Bench::new(RequestLimits {
+        window: Duration::from_millis(100),
+        keys: 100,
+        bytes: 1 << 20,
+    });
+    assert_eq!(bench.fill("greedy", 0), 50);
+    assert_eq!(bench.fill("another", 0), 25);
+    assert_eq!(["c", "d", "e", "f", "g"].map(|scope| bench.fill(scope, 0)), [12, 6, 3, 2, 1]);
+    assert_eq!(
+        (bench.fill("h", 0), bench.fill("i", 0)),
+        (1, 0),
+        "the last one, and there is no more"
+    );
+    bench.now += 99;
+    let again = bench.run(Some(key("7").in_scope("greedy")), insert(&json!({ "text": "" })));
+    assert!(again.is_ok() && bench.count() == 100, "a repeat needs no room");
+    bench.now += 1;
+    assert_eq!(bench.fill("another", 0), 50, "what is forgotten is nobody's");
+}
+
+#[test]
+fn no_scope_takes_more_bytes_than_it_leaves_to_others() {
+    let mut bench = Bench::new(RequestLimits {
+        window: Duration::from_millis(100),
+        keys: 10_000,
+        bytes: 100_000,
+    });
+    let (greedy, another) = (bench.fill("greedy", 1_000), bench.fill("another", 1_000));
+    assert!((40..=50).contains(&greedy) && (18..=25).contains(&another), "{greedy} {another}");
+    // A large answer takes no more than its own room from others either.
+    assert_eq!(bench.fill("large", 20_000), 1);
+    assert_eq!(bench.fill("small", 0).min(1), 1);
+}
+
+#[test]
+fn what_is_in_no_scope_takes_all_there_is() {
+    let mut bench = Bench::new(RequestLimits {
+        window: Duration::from_millis(100),
+        keys: 100,
+        bytes: 1 << 20,
+    });
+    bench.fill("ann", 0);
+    assert_eq!((bench.fill("", 0), bench.state.requests().count()), (50, 100));
+}
+
+#[test]
+fn a_scope_over_its_share_keeps_what_was_taken_when_the_limits_are_lowered() {
+    let mut bench = Bench::with_window(100);
+    bench.limits.keys = 100;
+    assert_eq!(bench.fill("ann", 0), 50);
+    let mut loaded = Requests::default();
+    for change in &bench.effects.requests {
+        assert!(loaded.insert(change.number, change.remembered.clone().unwrap()));
+    }
+    assert_eq!(&loaded, bench.state.requests());
+    *bench.state.requests_mut() = loaded;
+    bench.limits.keys = 60;
+    bench.now += 50;
+    let ask = |bench: &mut Bench, name: &str, scope: &str| bench.run(Some(key(name).in_scope(scope)), insert(&json!({ "text": "" })));
+    assert!((0..50).all(|number| ask(&mut bench, &number.to_string(), "ann").is_ok()));
+    assert_eq!(bench.count(), 50, "all were repeats");
+    assert_eq!(
+        ask(&mut bench, "50", "ann"),
+        Err(StoreError::RequestKeysFull { retry_after_ms: 50 })
+    );
+    assert!(ask(&mut bench, "0", "ben").is_ok());
+}
+
+#[test]
 fn one_command_forgets_a_bounded_number_unless_it_needs_the_room() {
     let mut bench = Bench::new(RequestLimits {
         window: Duration::from_millis(100),
@@ -325,12 +406,12 @@ proptest! {
 
     /// What the disk is told leads to what the state holds.
     #[test]
-    fn the_effects_lead_to_what_is_remembered(steps in prop::collection::vec(("[a-f]", 0..40_u64, any::<bool>()), 1..60), keys in 1..8_usize) {
+    fn the_effects_lead_to_what_is_remembered(steps in prop::collection::vec(("[a-f]", "[xy]?", 0..40_u64, any::<bool>()), 1..60), keys in 1..8_usize) {
         let mut bench = Bench::new(RequestLimits { window: Duration::from_millis(100), keys, bytes: 1 << 20 });
-        for (name, wait, refused) in steps {
+        for (name, scope, wait, refused) in steps {
             bench.now += wait;
             let n = if refused { -1 } else { 1 };
-            let _ = bench.run(Some(key(&name)), insert(&json!({ "n": n })));
+            let _ = bench.run(Some(key(&name).in_scope(scope)), insert(&json!({ "n": n })));
             let mut on_disk = BTreeMap::new();
             for change in &bench.effects.requests {
                 match &change.remembered {
