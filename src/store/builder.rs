@@ -287,7 +287,8 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
             what: format!("bucket \"{}\"", stored.name),
             issues,
         })?;
-        buckets.insert(id, Bucket::new(id, BucketName::from(stored.name.as_str()), Arc::new(definition)));
+        let bucket = Bucket::new(id, BucketName::from(stored.name.as_str()), Arc::new(definition), stored.incarnation);
+        buckets.insert(id, bucket);
         order.push(id);
     }
     let mut loaded = 0_u64;
@@ -323,7 +324,8 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
             what: format!("query \"{}\"", stored.name),
             issues,
         })?;
-        state.add_query(QueryName::from(stored.name.as_str()), QueryKind::Declarative(Arc::new(definition)));
+        let kind = QueryKind::Declarative(Arc::new(definition));
+        state.put_query(QueryName::from(stored.name.as_str()), kind, stored.incarnation);
     }
     *state.requests_mut() = recovered.requests.clone();
     tracing::info!(dir = %dir.display(), records = loaded, elapsed_ms = begun.elapsed().as_millis() as u64, "store loaded");

@@ -118,11 +118,13 @@ fn catalog_of(state: &State) -> Catalog {
         id: bucket.id().0,
         name: name.to_string(),
         config: Arc::clone(bucket.definition().shared_config()),
+        incarnation: bucket.incarnation(),
     };
     let query = |(name, entry): (&crate::protocol::QueryName, &super::state::QueryEntry)| match &entry.kind {
         QueryKind::Declarative(definition) => Some(StoredQuery {
             name: name.to_string(),
             config: Arc::clone(definition.shared_config()),
+            incarnation: entry.incarnation(),
         }),
         // A function of the embedding program cannot be stored: the program registers it again.
         QueryKind::Programmatic(_) => None,

@@ -1,7 +1,7 @@
 //! The audit log: who did what, from where, and what came of it.
 //!
 //! What is recorded is decided by the operation ([`selection`]), what is said about it is read from the very fields that
-//! its handler reads ([`subject`]), and a [`Trace`] goes along with the request until its outcome is known. Entries are
+//! its handler reads ([`subject`]), of changes of roles also from what they have done ([`role_change`]), and a [`Trace`] goes along with the request until its outcome is known. Entries are
 //! kept in memory ([`rings`]), appended to a file ([`queue`], [`file`]) and handed to the embedding program
 //! ([`callback`]).
 
@@ -11,6 +11,7 @@ mod file;
 mod query;
 mod queue;
 mod rings;
+mod role_change;
 mod selection;
 mod subject;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) use self::query::{Answer, Filter, Query};
 use self::queue::{Append, FileQueue};
 pub(crate) use self::queue::{Durable, NotRecorded};
 use self::rings::{Added, Rings};
+pub(crate) use self::role_change::role_change;
 pub(crate) use self::selection::Selection;
 pub(crate) use self::trace::{Event, Trace};
 pub use self::verify::{Verified, VerifyError, verify};

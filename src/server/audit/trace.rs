@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::entry::{Entry, Verdict, bounded};
 use super::rings::{Case, ring_of};
@@ -150,6 +150,13 @@ impl Trace {
     /// Why the request was made part of the log.
     pub(crate) fn selection(&self) -> Selection {
         self.selection
+    }
+
+    /// Adds what has come of the request that it does not say itself.
+    pub(crate) fn note(&mut self, details: Map<String, Value>) {
+        if let Some(subject) = &mut self.subject {
+            subject.details.extend(details);
+        }
     }
 
     /// Records that the request was not begun.

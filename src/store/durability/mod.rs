@@ -131,6 +131,9 @@ pub struct StoredBucket {
     pub name: String,
     /// Its definition as it was given.
     pub config: Arc<Map<String, Value>>,
+    /// Which of those with its name it is.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 /// A query's definition as it is kept.
@@ -140,6 +143,9 @@ pub struct StoredQuery {
     pub name: String,
     /// Its definition as it was given.
     pub config: Arc<Map<String, Value>>,
+    /// Which of those with its name it is.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 /// What was found at the start, records aside.

@@ -27,6 +27,8 @@ pub struct QueryDefinition {
     parameters: Vec<String>,
     /// The query for which no parameter is left open: its filter holds only where there are no parameters.
     query: ResolvedQuery,
+    /// Which incarnation of its name it is to become; none where any will do.
+    pub(in crate::store) wanted_incarnation: Option<u64>,
 }
 
 /// A query with all of its operands, ready to run.
@@ -121,6 +123,7 @@ impl QueryDefinition {
             config: Arc::clone(config),
             parameters,
             query,
+            wanted_incarnation: None,
         })
     }
 

@@ -106,6 +106,8 @@ pub struct BucketDefinition {
     max_size: Option<usize>,
     order: RecordOrder,
     persistent: bool,
+    /// Which incarnation of its name it is to become; none where any will do.
+    pub(in crate::store) wanted_incarnation: Option<u64>,
 }
 
 impl BucketDefinition {
@@ -179,6 +181,7 @@ impl BucketDefinition {
             max_size: max_size.and_then(|size| usize::try_from(size).ok()),
             order,
             persistent,
+            wanted_incarnation: None,
         })
     }
 

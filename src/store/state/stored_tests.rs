@@ -25,6 +25,7 @@ fn restarted(definition: &BucketDefinition) -> BucketDefinition {
             id: 0,
             name: "b".to_owned(),
             config: definition.shared_config().clone(),
+            incarnation: 1,
         }],
         ..Catalog::default()
     };
@@ -203,6 +204,7 @@ fn check_query(definition: &QueryDefinition) {
         queries: vec![StoredQuery {
             name: "q".to_owned(),
             config: definition.shared_config().clone(),
+            incarnation: 1,
         }],
         ..Catalog::default()
     };

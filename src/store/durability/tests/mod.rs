@@ -49,6 +49,7 @@ fn catalog(buckets: &[u32]) -> Catalog {
         id: *id,
         name: format!("b{id}"),
         config: Arc::default(),
+        incarnation: u64::from(*id),
     };
     Catalog {
         next_bucket: 100,
