@@ -37,10 +37,12 @@ fn stored(bucket: Value, query: Value) -> tempfile::TempDir {
             id: 0,
             name: "b".to_owned(),
             config: Arc::new(object(bucket)),
+            incarnation: 1,
         }],
         queries: vec![StoredQuery {
             name: "q".to_owned(),
             config: Arc::new(object(query)),
+            incarnation: 1,
         }],
     };
     let records = vec![RecordChange {
