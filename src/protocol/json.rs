@@ -52,6 +52,17 @@ pub fn write_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// Whether a value is nested more than so many levels deep. An object and a list are one level each.
+#[must_use]
+pub fn is_deeper(value: &Value, levels: usize) -> bool {
+    let mut parts: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return false,
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(members) => Box::new(members.values()),
+    };
+    levels.checked_sub(1).is_none_or(|levels| parts.any(|part| is_deeper(part, levels)))
+}
+
 /// The normal form of a value.
 #[must_use]
 pub fn to_vec(value: &Value) -> Vec<u8> {

@@ -283,11 +283,12 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
     let mut order = Vec::new();
     for stored in &recovered.catalog.buckets {
         let id = BucketId(stored.id);
-        let definition = BucketDefinition::parse(&stored.config).map_err(|issues| OpenError::Definition {
+        let definition = BucketDefinition::stored(&stored.config).map_err(|issues| OpenError::Definition {
             what: format!("bucket \"{}\"", stored.name),
             issues,
         })?;
-        buckets.insert(id, Bucket::new(id, BucketName::from(stored.name.as_str()), Arc::new(definition)));
+        let bucket = Bucket::new(id, BucketName::from(stored.name.as_str()), Arc::new(definition), stored.incarnation);
+        buckets.insert(id, bucket);
         order.push(id);
     }
     let mut loaded = 0_u64;
@@ -319,11 +320,12 @@ fn load(embedded: &mut Embedded, recovered: &Recovered, dir: &Path) -> Result<St
         state.put_bucket(bucket);
     }
     for stored in &recovered.catalog.queries {
-        let definition = QueryDefinition::parse(&stored.config).map_err(|issues| OpenError::Definition {
+        let definition = QueryDefinition::stored(&stored.config).map_err(|issues| OpenError::Definition {
             what: format!("query \"{}\"", stored.name),
             issues,
         })?;
-        state.add_query(QueryName::from(stored.name.as_str()), QueryKind::Declarative(Arc::new(definition)));
+        let kind = QueryKind::Declarative(Arc::new(definition));
+        state.put_query(QueryName::from(stored.name.as_str()), kind, stored.incarnation);
     }
     *state.requests_mut() = recovered.requests.clone();
     tracing::info!(dir = %dir.display(), records = loaded, elapsed_ms = begun.elapsed().as_millis() as u64, "store loaded");

@@ -235,6 +235,32 @@ impl Operation {
         whole.into_iter().chain(of_steps)
     }
 
+    /// The same, where it defines something, as an incarnation of its name that is known beforehand. It must be one that there
+    /// was never before.
+    #[must_use]
+    pub(crate) fn of_incarnation(self, incarnation: u64) -> Self {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else defines anything that is kept")]
+        match self {
+            Self::DefineBucket { name, definition } => {
+                let mut definition = Arc::unwrap_or_clone(definition);
+                definition.wanted_incarnation = Some(incarnation);
+                Self::DefineBucket {
+                    name,
+                    definition: Arc::new(definition),
+                }
+            }
+            Self::DefineQuery { name, definition } => {
+                let mut definition = Arc::unwrap_or_clone(definition);
+                definition.wanted_incarnation = Some(incarnation);
+                Self::DefineQuery {
+                    name,
+                    definition: Arc::new(definition),
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Whether it may look at more than a few records: then it is kept away from the threads that serve sockets.
     pub(super) fn may_take_long(&self) -> bool {
         const FEW: usize = 200;

@@ -1,5 +1,7 @@
 //! Commit groups: what was applied together, goes to disk together and is answered together.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::StoreError;
@@ -112,15 +114,17 @@ impl CommitGroup {
 }
 
 fn catalog_of(state: &State) -> Catalog {
-    let bucket = |(name, bucket): (&crate::protocol::BucketName, &std::sync::Arc<super::state::Bucket>)| StoredBucket {
+    let bucket = |(name, bucket): (&crate::protocol::BucketName, &Arc<super::state::Bucket>)| StoredBucket {
         id: bucket.id().0,
         name: name.to_string(),
-        config: bucket.definition().config().clone(),
+        config: Arc::clone(bucket.definition().shared_config()),
+        incarnation: bucket.incarnation(),
     };
     let query = |(name, entry): (&crate::protocol::QueryName, &super::state::QueryEntry)| match &entry.kind {
         QueryKind::Declarative(definition) => Some(StoredQuery {
             name: name.to_string(),
-            config: definition.config().clone(),
+            config: Arc::clone(definition.shared_config()),
+            incarnation: entry.incarnation(),
         }),
         // A function of the embedding program cannot be stored: the program registers it again.
         QueryKind::Programmatic(_) => None,

@@ -47,6 +47,8 @@ mod history;
 mod inbox;
 pub(crate) mod long_work;
 pub mod query;
+#[cfg(test)]
+mod restart_tests;
 mod shared;
 pub mod state;
 mod stats;

@@ -170,8 +170,8 @@ async fn a_file_that_cannot_be_written_keeps_the_server_from_starting() {
     assert_eq!(error.exit_status(), 3);
 }
 
-/// A server with users of its own: a superadmin, and a user who is none, with their id.
-async fn with_a_user(audit: AuditConfig) -> (NoexServer, TestClient, TestClient, Value) {
+/// A server with users of its own, and a superadmin on it.
+async fn with_users(audit: AuditConfig) -> (NoexServer, TestClient) {
     const SECRET: &str = "a bootstrap secret of enough length";
     let built_in = BuiltInConfig {
         admin_secret: Some(SECRET.into()),
@@ -189,11 +189,76 @@ async fn with_a_user(audit: AuditConfig) -> (NoexServer, TestClient, TestClient,
     let server = start(audit, |config| config.auth = Some(auth)).await;
     let mut root = TestClient::connect(server.local_addr().port()).await;
     root.result("identity.loginWithSecret", json!({ "secret": SECRET })).await;
+    (server, root)
+}
+
+/// The same, and a user who is no administrator, with their id.
+async fn with_a_user(audit: AuditConfig) -> (NoexServer, TestClient, TestClient, Value) {
+    let (server, mut root) = with_users(audit).await;
     let mira = json!({ "username": "mira", "password": "seven lanterns by the quay" });
     let id = root.result("identity.createUser", mira.clone()).await["id"].clone();
     let mut user = TestClient::connect(server.local_addr().port()).await;
     user.result("identity.login", mira).await;
     (server, root, user, id)
+}
+
+#[tokio::test]
+async fn what_a_role_allowed_before_and_after_is_recorded_and_of_users_what_kind_of_thing_was_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = AuditConfig {
+        file: Some(path.clone()),
+        ..AuditConfig::default()
+    };
+    let (server, mut root) = with_users(audit).await;
+    let reading = json!([{ "allow": ["store.get"], "buckets": ["orders"] }]);
+    let writing = json!([{ "allow": ["store.*"] }]);
+    let role = root
+        .result("identity.createRole", json!({ "name": "clerk", "permissions": reading }))
+        .await["id"]
+        .clone();
+    let update = json!({ "roleId": role, "permissions": writing, "description": "does it all" });
+    root.result("identity.updateRole", update.clone()).await;
+    root.result("identity.updateRole", json!({ "roleId": role, "description": null }))
+        .await;
+    let mira = json!({ "username": "mira", "password": "seven lanterns by the quay" });
+    let id = root.result("identity.createUser", mira.clone()).await["id"].clone();
+    let profile = json!({ "userId": id, "email": "mira@private.example", "metadata": { "team": "payroll" } });
+    root.result("identity.updateUser", profile).await;
+    let mut user = TestClient::connect(server.local_addr().port()).await;
+    user.result("identity.login", mira).await;
+    assert_eq!(user.call("identity.updateRole", update).await["code"], "FORBIDDEN");
+    root.result("identity.deleteRole", json!({ "roleId": role })).await;
+    let entries = root.result("audit.query", json!({ "operationPrefix": "identity." })).await["entries"].clone();
+    let details_of = |operation: &str| -> Vec<Value> {
+        let of_operation = entries
+            .as_array()
+            .expect("a list")
+            .iter()
+            .rev()
+            .filter(|entry| entry["operation"] == operation);
+        of_operation.map(|entry| entry["details"].clone()).collect()
+    };
+    assert_eq!(
+        details_of("identity.createRole"),
+        [json!({ "roleName": "clerk", "permissionsAfter": reading })]
+    );
+    let both = json!(["description", "permissions"]);
+    assert_eq!(
+        details_of("identity.updateRole"),
+        [
+            json!({ "changed": both, "roleName": "clerk", "permissionsBefore": reading, "permissionsAfter": writing }),
+            json!({ "changed": ["description"] }),
+            json!({ "changed": both }),
+        ]
+    );
+    assert_eq!(
+        details_of("identity.deleteRole"),
+        [json!({ "roleName": "clerk", "permissionsBefore": writing })]
+    );
+    assert_eq!(details_of("identity.updateUser"), [json!({ "changed": ["email", "metadata"] })]);
+    let file = fs::read_to_string(&path).expect("there is a file");
+    assert!(!file.contains("private.example") && !file.contains("payroll"));
 }
 
 #[tokio::test]

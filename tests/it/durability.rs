@@ -231,3 +231,25 @@ async fn the_interval_level_loses_nothing_in_an_orderly_stop() {
     let found = stored(&TestServer::serve(&site).await).await;
     assert!(written.acknowledged.iter().all(|number| found.contains(number)));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_data_directory_that_other_users_may_read_is_warned_of_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let said = |server: &TestServer| {
+        server
+            .stderr()
+            .matches("other users of this machine may read the data directory")
+            .count()
+    };
+    let site = Site::new(json!({}));
+    let server = TestServer::serve(&site).await;
+    assert_eq!(said(&server), 0);
+    assert!(server.stop().await.success());
+    for (mode, warnings) in [(0o700, 0), (0o755, 1), (0o740, 1)] {
+        fs::set_permissions(site.data_dir(), PermissionsExt::from_mode(mode)).expect("the directory is ours");
+        let server = TestServer::serve(&site).await;
+        assert_eq!(said(&server), warnings, "{mode:o}");
+        assert!(server.stop().await.success());
+    }
+}

@@ -38,5 +38,7 @@ pub(crate) use self::permissions::{Allowance, Grant, Leftover, best};
 pub(crate) use self::presence::{Place, Presence};
 pub(crate) use self::principal::{Login, TokenDigest};
 pub(crate) use self::rights::{Asked, Rights, Scope};
+#[cfg(test)]
+pub(crate) use self::target::STEPS;
 pub(crate) use self::target::{Judged, Target, query_target};
 pub(crate) use self::tokens::{Revocations, TokenAuthority, check_keys};

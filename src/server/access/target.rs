@@ -188,18 +188,20 @@ pub(crate) fn read_steps<'a>(fields: &Fields<'a>) -> Vec<(Operation, Cow<'a, str
     elements.into_iter().filter_map(read).collect()
 }
 
+/// What elements of transactions do: their `op`, and the operation that it stands for.
+pub(crate) const STEPS: [(&str, Operation); 7] = [
+    ("get", Operation::StoreGet),
+    ("insert", Operation::StoreInsert),
+    ("update", Operation::StoreUpdate),
+    ("delete", Operation::StoreDelete),
+    ("where", Operation::StoreWhere),
+    ("findOne", Operation::StoreFindOne),
+    ("count", Operation::StoreCount),
+];
+
 /// The operation that an element of a transaction stands for, by its `op`.
 fn step_operation(op: &str) -> Option<Operation> {
-    Some(match op {
-        "get" => Operation::StoreGet,
-        "insert" => Operation::StoreInsert,
-        "update" => Operation::StoreUpdate,
-        "delete" => Operation::StoreDelete,
-        "where" => Operation::StoreWhere,
-        "findOne" => Operation::StoreFindOne,
-        "count" => Operation::StoreCount,
-        _ => return None,
-    })
+    STEPS.iter().find(|(name, _)| *name == op).map(|(_, operation)| *operation)
 }
 
 fn read_text(json: &str) -> Option<Cow<'_, str>> {

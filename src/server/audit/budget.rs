@@ -191,6 +191,14 @@ impl Budget {
         Ok(())
     }
 
+    /// Counts what a line takes beyond its room, whether or not it is there: it is missing the next time.
+    pub(super) fn charge(&mut self, ring: Ring, identity: Identity, bytes: u64, now: u64) {
+        let (all, one) = self.allowances(ring);
+        let class = &mut self.classes[ring as usize];
+        class.all.bytes.units += all.bytes.units(bytes);
+        class.one(identity, one, now).bytes.units += one.bytes.units(bytes);
+    }
+
     /// Gives back the room for a line that was not written.
     pub(super) fn give_back(&mut self, ring: Ring, identity: Identity, bytes: u64, now: u64) {
         let (all, one) = self.allowances(ring);

@@ -184,6 +184,12 @@ async fn room_for_a_change_is_taken_before_it_and_given_back_where_it_was_not_ma
     log.give_back(rooms[0].unwrap());
     assert!(take(owner).is_ok());
     assert!(take(owner).is_err());
+    // What has turned out to say more than was taken for it is missing the next time.
+    let other = Identity::of_user("another");
+    let room = take(other).unwrap().unwrap();
+    log.exceed(room, 4_096);
+    log.exceed(room, 12_289);
+    assert!(take(other).is_err());
     log.close().await;
     // Without a file there is nothing that could be pushed out of it.
     let log = AuditLog::open(&AuditConfig::default()).unwrap();

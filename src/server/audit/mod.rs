@@ -1,9 +1,9 @@
 //! The audit log: who did what, from where, and what came of it.
 //!
 //! What is recorded is decided by the operation ([`selection`]), what is said about it is read from the very fields that
-//! its handler reads ([`subject`]), and a [`Trace`] goes along with the request until its outcome is known. Entries are
-//! kept in memory ([`rings`]), appended to a file ([`queue`], [`file`]), as far as they may fill it ([`budget`]), and handed to
-//! the embedding program ([`callback`]).
+//! its handler reads ([`subject`]), of changes of roles also from what they have done ([`role_change`]), and a [`Trace`]
+//! goes along with the request until its outcome is known. Entries are kept in memory ([`rings`]), appended to a file
+//! ([`queue`], [`file`]), as far as they may fill it ([`budget`]), and handed to the embedding program ([`callback`]).
 
 mod budget;
 #[cfg(test)]
@@ -16,6 +16,7 @@ mod file_tests;
 mod query;
 mod queue;
 mod rings;
+mod role_change;
 mod selection;
 mod subject;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) use self::query::{Answer, Filter, Query};
 use self::queue::{Append, FileQueue};
 pub(crate) use self::queue::{Durable, NotRecorded};
 use self::rings::{Added, Ring, Rings};
+pub(crate) use self::role_change::role_change;
 pub(crate) use self::selection::Selection;
 pub(crate) use self::trace::{Event, Trace};
 pub use self::verify::{Verified, VerifyError, verify};
@@ -160,6 +162,14 @@ impl AuditLog {
         }
         let taken = self.kept.lock().budget.take(Ring::Members, source, bytes, wall_clock_ms());
         taken.map(|()| Some(Room { source, bytes }))
+    }
+
+    /// Counts what a change takes beyond the room that was taken for it: what it has done can say more than the request.
+    fn exceed(&self, room: Room, bytes: u64) {
+        let more = bytes.saturating_sub(room.bytes);
+        if more > 0 {
+            self.kept.lock().budget.charge(Ring::Members, room.source, more, wall_clock_ms());
+        }
     }
 
     /// Gives back room for a change that was not made.

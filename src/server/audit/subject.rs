@@ -124,6 +124,12 @@ fn describe(subject: &mut Subject, operation: Operation, fields: &Fields<'_>) {
                 details.insert("operations".to_owned(), Value::Array(operations));
             }
         }
+        Operation::IdentityUpdateUser => {
+            details.insert("changed".to_owned(), named(fields, &["displayName", "email", "metadata"]));
+        }
+        Operation::IdentityUpdateRole => {
+            details.insert("changed".to_owned(), named(fields, &["description", "permissions"]));
+        }
         Operation::IdentityTransferOwner => add_texts(&["resourceType", "resourceName", "newOwnerId"]),
         Operation::StoreUpdate | Operation::StoreDelete => {
             if let Some(key) = key(fields) {
@@ -144,6 +150,12 @@ fn describe(subject: &mut Subject, operation: Operation, fields: &Fields<'_>) {
         }
         _ => {}
     }
+}
+
+/// Which of some fields are there. What users tell of themselves is nobody's concern who reads the log.
+fn named(fields: &Fields<'_>, names: &[&str]) -> Value {
+    let named = names.iter().filter(|name| fields.get(name).is_some());
+    named.map(|name| Value::from(*name)).collect()
 }
 
 /// The buckets of a transaction, each once, in the order in which they come.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::entry::{Entry, Verdict, bounded, line_bytes, source};
 use super::rings::{Case, Ring, place_of};
@@ -174,6 +174,13 @@ impl Trace {
         Ok(())
     }
 
+    /// Adds what has come of the request that it does not say itself.
+    pub(crate) fn note(&mut self, details: Map<String, Value>) {
+        if let Some(subject) = &mut self.subject {
+            subject.details.extend(details);
+        }
+    }
+
     /// Records that the request was not begun.
     pub(crate) fn refused(mut self, failure: &Failure, access: &Access) {
         self.started = None;
@@ -240,6 +247,9 @@ impl Trace {
             is_plain: selection.is_plain(),
             must_be_durable: selection.is_durable() && self.started.is_some() && ring != Ring::Strangers,
         };
+        if let Some(room) = self.room {
+            self.log.exceed(room, entry.line_bytes());
+        }
         self.log.record(entry)
     }
 }

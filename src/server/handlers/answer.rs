@@ -4,6 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use serde_json::{Map, Value};
+
 use super::encode::Encoder;
 use super::failure::Failure;
 use super::recording::RecordedAnswer;
@@ -38,6 +40,8 @@ pub struct Completion {
     pub(super) outcome: Result<Vec<u8>, Failure>,
     /// What the session is to do about it, before the answer is sent.
     pub(super) effect: Effect,
+    /// What the audit log is to say of it beside what the request says.
+    pub(super) noted: Map<String, Value>,
 }
 
 /// What a session is to do about the outcome of a request.
@@ -58,7 +62,17 @@ impl Completion {
     }
 
     pub(super) fn with(id: Number, outcome: Result<Vec<u8>, Failure>, effect: Effect) -> Self {
-        Self { id, outcome, effect }
+        Self {
+            id,
+            outcome,
+            effect,
+            noted: Map::new(),
+        }
+    }
+
+    pub(super) fn noting(mut self, details: Map<String, Value>) -> Self {
+        self.noted = details;
+        self
     }
 
     /// The answer as it is sent.

@@ -99,7 +99,8 @@ impl Session {
     }
 
     /// Records what came of a request that was carried out alone. Gives what its answer waits for.
-    pub(super) fn record_completion(&self, trace: Trace, completion: &mut Completion) -> Option<Work> {
+    pub(super) fn record_completion(&self, mut trace: Trace, completion: &mut Completion) -> Option<Work> {
+        trace.note(std::mem::take(&mut completion.noted));
         let may_fail = trace.selection().must_be_recorded();
         let outcome = completion.outcome.as_ref().map(|_| ());
         let durable = trace.finish(&self.access, outcome)?;

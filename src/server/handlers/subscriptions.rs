@@ -267,8 +267,9 @@ impl Subscriptions {
         self.active.insert(opened.id, opened.active);
     }
 
-    /// Ends what those who follow it may not follow any more, each with a notice.
+    /// Ends what those who follow it may not follow any more, each with a notice, in the order in which they were opened.
     pub(super) fn end_unless(&mut self, reason: &str, holds: impl Fn(&Opened) -> bool) {
+        let mut ended = Vec::new();
         self.active = std::mem::take(&mut self.active)
             .into_iter()
             .filter_map(|(id, active)| {
@@ -276,10 +277,13 @@ impl Subscriptions {
                 if holds(&opened) {
                     return Some((id, opened.active));
                 }
-                self.notices.push_back(message::subscription_ended(id, reason));
+                ended.push(id);
                 None
             })
             .collect();
+        ended.sort_unstable();
+        self.notices
+            .extend(ended.into_iter().map(|id| message::subscription_ended(id, reason)));
     }
 
     /// Whether there are messages that come before anything new: that subscriptions have ended, what was missed.

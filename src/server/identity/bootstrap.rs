@@ -2,20 +2,19 @@
 //! has left over is removed.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::directory::{Directory, Resource};
-use super::keeper::{Shared, exists};
-use super::plan::{OWNED, Plan, bound, removed, role_record};
+use super::directory::Directory;
+use super::keeper::{Shared, incarnation_of};
+use super::plan::{Plan, left_over, role_record};
 use super::seed::system_roles;
 use super::tables::Table;
 use super::tokens;
 use crate::server::StartError;
 use crate::server::handlers::Failure;
 use crate::store::query::Filter;
-use crate::store::{Operation, Step, Store, StoreError};
+use crate::store::{Action, Operation, Step, Store, StoreError};
 
 /// Defines the buckets that are not there.
 ///
@@ -35,8 +34,8 @@ pub(super) async fn define_tables(store: &Store) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The most records that are put under other keys at a time.
-const MOVED_AT_ONCE: usize = 1_000;
+/// The most records that are changed at a time.
+const CHANGED_AT_ONCE: usize = 1_000;
 
 /// What is unique by its key is found, and removed, by it. Records that somebody else has put into the store are put under
 /// the keys that they would have; of several that say who may what on the same, the first one counts.
@@ -47,7 +46,7 @@ pub(super) async fn put_under_their_keys(store: &Store) -> Result<(), StartError
     for table in Table::ALL {
         let mut moves = moves(store, table).map_err(|error| stored(table, error))?;
         while !moves.is_empty() {
-            let rest = moves.split_off(moves.len().min(MOVED_AT_ONCE));
+            let rest = moves.split_off(moves.len().min(CHANGED_AT_ONCE));
             let steps = moves.into_iter().flatten().collect();
             let moved = match store.submit(Operation::Transaction { steps }) {
                 Ok(commit) => commit.await.map(drop),
@@ -127,34 +126,31 @@ pub(super) async fn seed(shared: &Shared) -> Result<(), StartError> {
     shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
 }
 
-/// A crash between the removal of a bucket and that of the rights on it leaves the rights, and one before the definition
-/// of a bucket its owner. They must not come to life again when somebody defines another bucket of that name. Rights that were granted beforehand, on what was never there,
-/// stay.
+/// Rights outlive their bucket where a crash comes between its removal and theirs, or where it is removed while nobody
+/// looks after them. They must not hold for another bucket of that name, also where that is there by now. Rights that were
+/// granted beforehand, on what was never there, stay.
 ///
 /// # Errors
 /// Where they cannot be removed.
 pub(super) async fn remove_leftovers(shared: &Shared) -> Result<(), StartError> {
-    let directory = shared.directory.load_full();
-    let owned = directory.owners().map(|ownership| &ownership.resource);
-    let bound = directory.acl().filter(|entry| entry.is_bound).map(|entry| &entry.resource);
-    let mut gone: Vec<&Resource> = owned
-        .chain(bound)
-        .filter(|resource| OWNED.contains(&resource.kind) && !exists(&shared.store, resource))
-        .collect();
-    gone.sort_unstable();
-    gone.dedup();
-    for resource in gone {
-        tracing::warn!(%resource, "rights were left over on what is not there any more; they are removed");
-        let plan = removed(&directory, resource);
-        shared.perform(plan).await.map_err(|failure| internal(&failure))?;
+    let incarnation_of = |resource: &_| incarnation_of(&shared.store, resource);
+    let mut steps = left_over(&shared.directory.load(), &incarnation_of);
+    for step in &steps {
+        if let Action::Delete { key, .. } = &step.action {
+            tracing::warn!(bucket = %step.bucket, %key, "a right was left over on what is not there any more; it is removed");
+        }
     }
-    bind(shared, &directory).await
-}
-
-/// Rights on what is there are about it from now on, also where a crash came between its definition and this.
-async fn bind(shared: &Shared, directory: &Arc<Directory>) -> Result<(), StartError> {
-    let plan = bound(directory.acl().filter(|entry| exists(&shared.store, &entry.resource)));
-    shared.perform(plan).await.map(drop).map_err(|failure| internal(&failure))
+    while !steps.is_empty() {
+        let rest = steps.split_off(steps.len().min(CHANGED_AT_ONCE));
+        let plan = Plan {
+            steps,
+            changes_rights: true,
+            ..Plan::default()
+        };
+        shared.perform(plan).await.map_err(|failure| internal(&failure))?;
+        steps = rest;
+    }
+    Ok(())
 }
 
 fn stored(table: Table, error: StoreError) -> StartError {

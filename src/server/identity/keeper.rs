@@ -35,10 +35,16 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
 }
 
-/// An order, and where its outcome goes: the directory after it.
+/// What is known right before and right after a change.
+pub(crate) struct Carried {
+    pub(crate) before: Arc<Directory>,
+    pub(crate) after: Arc<Directory>,
+}
+
+/// An order, and where its outcome goes.
 pub(crate) struct Placed {
     pub(crate) order: Order,
-    pub(crate) reply: oneshot::Sender<Result<Arc<Directory>, Failure>>,
+    pub(crate) reply: oneshot::Sender<Result<Carried, Failure>>,
 }
 
 impl Shared {
@@ -58,18 +64,18 @@ impl Shared {
     /// # Errors
     /// What whoever wants it is told.
     pub(crate) fn plan(&self, order: &Order) -> Result<Plan, Failure> {
-        let exists = |resource: &Resource| exists(&self.store, resource);
-        plan(&self.directory.load(), order, self.circumstances(&exists))
+        let incarnation_of = |resource: &Resource| incarnation_of(&self.store, resource);
+        plan(&self.directory.load(), order, self.circumstances(&incarnation_of))
     }
 
-    pub(crate) fn circumstances<'c>(&self, exists: &'c dyn Fn(&Resource) -> bool) -> Circumstances<'c> {
+    pub(crate) fn circumstances<'c>(&self, incarnation_of: &'c dyn Fn(&Resource) -> Option<u64>) -> Circumstances<'c> {
         Circumstances {
             now: (self.clock)(),
             session_ttl_ms: crate::server::millis(self.config.session_ttl),
             session_idle_ms: crate::server::millis(self.config.session_idle),
             max_sessions_per_user: self.config.max_sessions_per_user,
             keeps_bootstrap_secret: self.config.keep_bootstrap_secret,
-            exists,
+            incarnation_of,
         }
     }
 
@@ -86,7 +92,11 @@ impl Shared {
     async fn carry_out(&self, order: &Order) -> Result<Arc<Directory>, Failure> {
         // What belongs to somebody is defined and removed here, so that nothing comes between it and its owner.
         match &order.change {
-            Change::Define { operation, resource } => return self.define(order, operation, resource).await,
+            Change::Define {
+                operation,
+                resource,
+                incarnation,
+            } => return self.define(order, operation, resource, *incarnation).await,
             Change::Remove { operation, .. } => {
                 self.judge_again(&order.by, operation)?;
                 drop(self.store.submit(operation.clone())?.await?);
@@ -116,16 +126,16 @@ impl Shared {
         self.perform(plan).await
     }
 
-    /// Whoever defines something owns it before it is there: a crash leaves an owner of nothing, whom the next start
-    /// removes, and never something without its owner.
-    async fn define(&self, order: &Order, operation: &Operation, resource: &Resource) -> Result<Arc<Directory>, Failure> {
+    /// Whoever defines something owns it before it is there, by the incarnation that it will be: a crash leaves an owner of
+    /// nothing, whom the next start removes, and never something without its owner.
+    async fn define(&self, order: &Order, operation: &Operation, resource: &Resource, incarnation: u64) -> Result<Arc<Directory>, Failure> {
         self.judge_again(&order.by, operation)?;
         // The store says why not; what is there keeps its owner.
-        let is_new = !exists(&self.store, resource);
+        let is_new = incarnation_of(&self.store, resource).is_none();
         if is_new {
             self.perform(self.plan(order)?).await?;
         }
-        let defined = match self.store.submit(operation.clone()) {
+        let defined = match self.store.submit(operation.clone().of_incarnation(incarnation)) {
             Ok(commit) => commit.await,
             Err(error) => Err(error),
         };
@@ -140,8 +150,8 @@ impl Shared {
                 return Err(error.into());
             }
         }
-        let entries = self.directory.load().acl_on(resource).into_iter().cloned().collect::<Vec<_>>();
-        self.perform(bound(&entries)).await
+        let plan = bound(&self.directory.load(), resource, incarnation);
+        self.perform(plan).await
     }
 
     async fn disclaim(&self, resource: &Resource) {
@@ -215,13 +225,13 @@ impl Shared {
     }
 }
 
-/// Whether a bucket or a query is there.
-pub(crate) fn exists(store: &Store, resource: &Resource) -> bool {
+/// Which of all buckets or queries that have ever had the name is there, if any.
+pub(crate) fn incarnation_of(store: &Store, resource: &Resource) -> Option<u64> {
     let snapshot = store.snapshot();
     match resource.kind {
-        ResourceKind::Bucket => snapshot.bucket(&resource.name).is_ok(),
-        ResourceKind::Query => snapshot.query(&resource.name).is_ok(),
-        ResourceKind::Topic | ResourceKind::Procedure => false,
+        ResourceKind::Bucket => snapshot.bucket(&resource.name).ok().map(|bucket| bucket.incarnation()),
+        ResourceKind::Query => snapshot.query(&resource.name).ok().map(|query| query.incarnation()),
+        ResourceKind::Topic | ResourceKind::Procedure => None,
     }
 }
 
@@ -288,7 +298,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, mut orders: mpsc::Receiver<Placed>
         tokio::select! {
             placed = orders.recv() => {
                 let Some(Placed { order, reply }) = placed else { return };
-                let outcome = shared.carry_out(&order).await;
+                let before = shared.directory.load_full();
+                let outcome = shared.carry_out(&order).await.map(|after| Carried { before, after });
                 if reply.send(outcome).is_err() {
                     // Who has hung up meanwhile does not want to know; what was asked for is done.
                     shared.retire_former_of(&order);

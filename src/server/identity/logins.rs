@@ -153,7 +153,7 @@ impl Identity {
             connection: Some(from.connection),
             change: change(session),
         };
-        let directory = self.carry_out(order).await?;
+        let directory = self.carry_out(order).await?.after;
         issued(&id, token, directory)
     }
 
@@ -228,7 +228,7 @@ impl Identity {
         };
         let outcome = self.carry_out(order).await;
         retirement.is_due = outcome.is_ok();
-        issued(&session, token, outcome?)
+        issued(&session, token, outcome?.after)
     }
 }
 

@@ -31,12 +31,13 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::authority::IdentityAuthority;
 pub(crate) use self::directory::{Directory, PERMISSIONS_MAX, Resource, ResourceKind, Role, Subject, User, parse_right};
+pub(crate) use self::keeper::Carried;
 pub(crate) use self::logins::{Arrival, Issued};
 pub(crate) use self::names::{ADMIN, SUPERADMIN, VIRTUAL_SUPERADMIN, check_user_name, no_such_user};
 pub(crate) use self::order::{AclAddress, Change, NewRole, NewUser, Order, Profile, Setting};
 pub(crate) use self::passwords::{check_length, check_new};
 pub(crate) use self::plan::{Caller, may_manage};
-pub(crate) use self::tokens::new_id;
+pub(crate) use self::tokens::{new_id, new_incarnation};
 
 use self::keeper::{Clock, Placed, Shared};
 use self::limiter::LoginLimiter;
@@ -100,11 +101,11 @@ impl Identity {
         self.shared.directory.load_full()
     }
 
-    /// Has a change made. Gives the directory after it. When it is done, it is durable and in force.
+    /// Has a change made. When it is done, it is durable and in force.
     ///
     /// # Errors
     /// What whoever wants it is told.
-    pub(crate) async fn carry_out(&self, order: Order) -> Result<Arc<Directory>, Failure> {
+    pub(crate) async fn carry_out(&self, order: Order) -> Result<Carried, Failure> {
         let (reply, outcome) = oneshot::channel();
         match self.orders.try_send(Placed { order, reply }) {
             Ok(()) => {}

@@ -34,6 +34,15 @@ impl<T> Setting<T> {
             Self::Clear | Self::Set(_) => true,
         }
     }
+
+    /// What it is to be, if anything, where it is to be another one.
+    pub(crate) const fn after(&self) -> Option<Option<&T>> {
+        match self {
+            Self::Keep => None,
+            Self::Clear => Some(None),
+            Self::Set(value) => Some(Some(value)),
+        }
+    }
 }
 
 /// What a user tells of themselves.
@@ -173,10 +182,12 @@ pub(crate) enum Change {
         resource: Resource,
         to: Arc<str>,
     },
-    /// Something that has an owner is defined, by an operation of the store.
+    /// Something that has an owner is defined, by an operation of the store, as an incarnation of its name that there was
+    /// never before.
     Define {
         operation: Operation,
         resource: Resource,
+        incarnation: u64,
     },
     /// Something that has an owner is removed, by an operation of the store.
     Remove {

@@ -37,7 +37,7 @@ impl Table {
         Self::ALL.into_iter().find(|table| table.name() == bucket.as_str())
     }
 
-    /// How its bucket is defined. What is unique is so by the key where it is made of several things: then the key is
+    /// How its bucket is defined; one that was defined before may lack a field or two. What is unique is so by the key where it is made of several things: then the key is
     /// the JSON of all of them.
     pub(crate) fn definition(self) -> Result<BucketDefinition, StoreError> {
         let id = json!({ "type": "string", "required": true });
@@ -70,7 +70,7 @@ impl Table {
                 "resourceType": text,
                 "resourceName": text,
                 "operations": { "type": "array", "required": true },
-                "bound": { "type": "boolean" },
+                "incarnation": number,
                 "grantedBy": { "type": "string" },
             }),
             Self::Sessions => json!({
@@ -81,7 +81,9 @@ impl Table {
                 "expiresAt": number,
                 "ip": { "type": "string" },
             }),
-            Self::Owners => json!({ "id": id, "userId": text, "resourceType": text, "resourceName": text }),
+            Self::Owners => {
+                json!({ "id": id, "userId": text, "resourceType": text, "resourceName": text, "incarnation": number })
+            }
         };
         BucketDefinition::from_value(&json!({ "key": "id", "schema": schema }))
     }

@@ -84,6 +84,21 @@ impl Desk {
         Self::start(store, config, clock).await
     }
 
+    /// The same after the store was closed and opened again.
+    async fn reopened(self, open: &impl AsyncFn() -> Store) -> Self {
+        let Self {
+            identity,
+            authority,
+            store,
+            config,
+            clock,
+        } = self;
+        drop((identity, authority));
+        store.close().await.expect("it closes");
+        drop(store);
+        Self::start(open().await, config, clock).await
+    }
+
     fn pass(&self, ms: u64) {
         self.clock.fetch_add(ms, Ordering::SeqCst);
     }
@@ -239,6 +254,19 @@ fn define(name: &str) -> Change {
             definition: Arc::new(plain_bucket()),
         },
         resource: bucket(name),
+        incarnation: super::new_incarnation().expect("there is randomness"),
+    }
+}
+
+fn define_query(name: &str, of: &str) -> Change {
+    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": of }).as_object().expect("an object"));
+    Change::Define {
+        operation: crate::store::Operation::DefineQuery {
+            name: name.into(),
+            definition: Arc::new(definition.expect("it is well formed")),
+        },
+        resource: Resource::new(ResourceKind::Query, name),
+        incarnation: super::new_incarnation().expect("there is randomness"),
     }
 }
 
@@ -273,6 +301,23 @@ async fn the_admin_secret_counts_until_a_superadmin_has_logged_in_with_a_passwor
     assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
     let desk = desk.restarted().await;
     assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
+}
+
+#[tokio::test]
+async fn the_admin_secret_counts_again_while_nobody_is_left_who_has_shown_a_password_as_a_superadmin() {
+    let desk = Desk::open().await;
+    let suse = desk.user("suse", &["superadmin"]).await;
+    let begun = desk.root().await.expect("it is the secret");
+    assert!(desk.log_in("suse", PASSWORD).await.is_ok());
+    assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
+    assert!(desk.holds(&begun.login), "a session that has begun goes on");
+    desk.locked_user("tess", &["superadmin"]).await;
+    desk.by_root(enable(&suse, false)).await;
+    assert!(desk.root().await.is_ok());
+    desk.by_root(enable(&suse, true)).await;
+    assert_eq!(code(desk.root().await), ErrorCode::Forbidden);
+    let revoked = desk.authority.revoke(&[VIRTUAL_SUPERADMIN]).await;
+    assert!(revoked.is_ok() && !desk.holds(&begun.login), "the embedding program ends it");
 }
 
 #[tokio::test]
@@ -385,6 +430,20 @@ async fn hashes_of_the_reference_server_are_upgraded_with_the_login() {
     let desk = desk.restarted().await;
     assert!(hash(&desk).expose().starts_with("$argon2id$"));
     assert!(desk.log_in("mira", "correct horse").await.is_ok());
+}
+
+#[tokio::test]
+async fn without_any_configuration_a_password_takes_64_mib_and_three_passes() {
+    let desk = Desk::open_with(|config| config.argon2 = BuiltInConfig::default().argon2).await;
+    let user = desk.user("mira", &[]).await;
+    let hash = desk.identity.directory().user(&user).expect("it is there").password.clone();
+    let parts: Vec<&str> = hash.expose().split('$').collect();
+    let ["", algorithm, version, costs, salt, tag] = parts[..] else {
+        panic!("a hash has five parts")
+    };
+    assert_eq!((algorithm, version, costs), ("argon2id", "v=19", "m=65536,t=3,p=1"));
+    assert_eq!((salt.len(), tag.len()), (22, 43), "16 and 32 bytes");
+    assert!(desk.log_in("mira", PASSWORD).await.is_ok());
 }
 
 #[tokio::test]
@@ -711,6 +770,153 @@ async fn helpers_with_a_part_of_the_rights_give_no_others_and_take_over_nobody()
     desk.by(&hans, reset(&otto)).await.expect("they have no other rights");
 }
 
+/// What somebody sees of a bucket: the filter of their rule for rows.
+fn rows(desk: &Desk, user: &str) -> Value {
+    let directory = desk.identity.directory();
+    match UserRights::of(&directory, user).scope(&directory, Operation::StoreGet.into(), &Target::Bucket("b")) {
+        Some(Scope::Guarded(guard)) => serde_json::from_slice::<Value>(guard.key()).expect("it is JSON")[0].clone(),
+        Some(Scope::Everything) => json!("everything"),
+        None => Value::Null,
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_allows_nothing_shows_no_other_rows_to_whom_a_helper_gives_it() {
+    for (operator, widens_by_removal) in [("$in", false), ("$nin", true)] {
+        let desk = Desk::open().await;
+        let helps = json!([{ "allow": ["identity.assignRole", "identity.removeRole", "identity.createUser"] }]);
+        desk.role("helper", helps).await;
+        let by_role =
+            json!([{ "allow": ["store.get", "store.all"], "buckets": ["b"], "where": { "team": { operator: "{{ session.roles }}" } } }]);
+        desk.role("byrole", by_role).await;
+        desk.role("sales", json!([])).await;
+        let hans = desk.locked_user("hans", &["helper", "byrole"]).await;
+        let puppet = desk.locked_user("puppet", &[]).await;
+        if widens_by_removal {
+            desk.by_root(assign(&hans, "sales")).await;
+            desk.by_root(assign(&puppet, "sales")).await;
+        }
+        let own = rows(&desk, &hans);
+        let raise = if widens_by_removal { unassign } else { assign };
+        assert_eq!(
+            code(desk.by(&hans, raise(&hans, "sales")).await),
+            ErrorCode::Forbidden,
+            "{operator}"
+        );
+        if widens_by_removal {
+            desk.by(&hans, unassign(&puppet, "sales")).await.expect("it shows nothing to them");
+        } else {
+            desk.by(&hans, assign(&puppet, "sales")).await.expect("it shows nothing to them");
+        }
+        assert_eq!(
+            code(desk.by(&hans, assign(&puppet, "byrole")).await),
+            ErrorCode::Forbidden,
+            "{operator}"
+        );
+        assert_eq!((rows(&desk, &hans), rows(&desk, &puppet)), (own, Value::Null), "{operator}");
+        // Whoever is not bound by the rule gives what it shows.
+        let anna = desk.locked_user("anna", &["admin"]).await;
+        for change in [assign(&puppet, "byrole"), unassign(&puppet, "byrole")] {
+            desk.by(&anna, change).await.expect("an administrator sees all rows");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_about_ones_own_rows_is_given_only_by_who_sees_those_of_others() {
+    let desk = Desk::open().await;
+    desk.role("helper", json!([{ "allow": ["identity.assignRole", "identity.resetPassword"] }]))
+        .await;
+    let own = json!([{ "allow": ["store.get"], "buckets": ["b"], "where": { "owner": "{{ session.userId }}" } }]);
+    desk.role("clerk", own).await;
+    let hans = desk.locked_user("hans", &["helper", "clerk"]).await;
+    let otto = desk.locked_user("otto", &[]).await;
+    let reset = Change::ResetPassword {
+        user: Arc::clone(&otto),
+        hash: "$".into(),
+    };
+    desk.by(&hans, reset).await.expect("they have no rights");
+    assert_eq!(code(desk.by(&hans, assign(&otto, "clerk")).await), ErrorCode::Forbidden);
+    let anna = desk.locked_user("anna", &["admin"]).await;
+    desk.by(&anna, assign(&otto, "clerk")).await.expect("they see all rows");
+}
+
+#[tokio::test]
+async fn an_administrator_who_is_bound_to_rows_shows_nobody_others_by_way_of_metadata() {
+    let desk = Desk::open().await;
+    let admin = desk.identity.directory().role_named("admin").map(|role| Arc::clone(&role.id));
+    let rows_of_team = json!({ "allow": ["store.get"], "buckets": ["b"], "where": { "team": "{{ session.metadata.team }}" } });
+    desk.role("clerk", json!([rows_of_team])).await;
+    desk.by_root(Change::UpdateRole {
+        role: admin.expect("it is there"),
+        description: Setting::Keep,
+        permissions: Some(vec![rows_of_team, json!({ "allow": "identity.*" })]),
+    })
+    .await;
+    let of_team = |user: &Arc<str>, team: &str| Change::UpdateUser {
+        user: Arc::clone(user),
+        profile: Profile {
+            metadata: Setting::Set(json!({ "team": team }).as_object().cloned().unwrap_or_default()),
+            ..nothing()
+        },
+    };
+    let anna = desk.locked_user("anna", &["admin"]).await;
+    let puppet = desk.locked_user("puppet", &[]).await;
+    desk.by_root(of_team(&anna, "desk")).await;
+    assert_eq!(code(desk.by(&anna, of_team(&anna, "payroll")).await), ErrorCode::Forbidden);
+    desk.by(&anna, of_team(&puppet, "payroll")).await.expect("it shows nothing to them");
+    assert_eq!(code(desk.by(&anna, assign(&puppet, "clerk")).await), ErrorCode::Forbidden);
+    desk.by(&anna, of_team(&puppet, "desk")).await.expect("it shows nothing to them");
+    desk.by(&anna, assign(&puppet, "clerk")).await.expect("the same rows");
+    assert_eq!(code(desk.by(&anna, of_team(&puppet, "payroll")).await), ErrorCode::Forbidden);
+    assert_eq!(rows(&desk, &puppet), json!({ "team": "desk" }));
+}
+
+#[tokio::test]
+async fn a_grant_that_means_more_alone_is_not_had_by_who_holds_its_words_among_others() {
+    let desk = Desk::open().await;
+    let helps = json!({ "allow": ["identity.assignRole", "identity.resetPassword"] });
+    for (name, held, more) in [
+        (
+            "writers",
+            json!({ "allow": ["store.transaction", "store.get"], "buckets": ["a"] }),
+            json!({ "allow": ["store.transaction"], "buckets": ["a"] }),
+        ),
+        (
+            "managers",
+            json!({ "allow": "*", "buckets": ["a"] }),
+            json!({ "allow": ["identity.*"], "buckets": ["a"] }),
+        ),
+        (
+            "listers",
+            json!({ "allow": "*", "topics": ["t"] }),
+            json!({ "allow": ["identity.listUsers"], "topics": ["t"] }),
+        ),
+    ] {
+        let helper = format!("helper of {name}");
+        desk.role(&helper, json!([helps, held])).await;
+        desk.role(name, json!([more])).await;
+        let hans = desk.locked_user(&format!("hans of {name}"), &[&helper]).await;
+        let mona = desk.locked_user(&format!("mona of {name}"), &[name]).await;
+        let forbidden = desk.by(&hans, assign(&hans, name)).await;
+        assert_eq!(code(forbidden), ErrorCode::Forbidden, "{name}");
+        let reset = Change::ResetPassword {
+            user: mona,
+            hash: "$".into(),
+        };
+        assert_eq!(code(desk.by(&hans, reset).await), ErrorCode::Forbidden, "{name}");
+    }
+    // Who may do each step may do them together.
+    let steps = json!({ "allow": ["store.transaction", "store.get", "store.insert", "store.update", "store.delete", "store.where", "store.findOne", "store.count"] });
+    desk.role("all steps", json!([helps, steps])).await;
+    desk.role("transactions", json!([{ "allow": "store.transaction", "buckets": ["a"] }]))
+        .await;
+    let hans = desk.locked_user("hans", &["all steps"]).await;
+    desk.by(&hans, assign(&hans, "transactions"))
+        .await
+        .expect("nothing is gained by it");
+}
+
 #[tokio::test]
 async fn a_role_for_everything_in_some_buckets_deals_with_no_users() {
     let desk = Desk::open().await;
@@ -826,6 +1032,7 @@ async fn a_query_that_is_removed_is_judged_by_the_bucket_behind_it() {
             definition: Arc::new(definition.expect("it is well formed")),
         },
         resource: resource.clone(),
+        incarnation: 1,
     };
     let remove_lines = Change::Remove {
         operation: crate::store::Operation::UndefineQuery { name: "lines".into() },
@@ -873,6 +1080,7 @@ async fn what_could_not_be_defined_belongs_to_nobody_and_what_was_granted_before
             definition: Arc::new(definition.expect("it is well formed")),
         },
         resource: lines.clone(),
+        incarnation: 1,
     };
     assert_eq!(code(desk.by(&nora, define_lines).await), ErrorCode::BucketNotDefined);
     let directory = desk.identity.directory();
@@ -908,6 +1116,108 @@ async fn whoever_was_about_to_define_a_bucket_when_the_server_was_killed_does_no
     desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
     let desk = desk.restarted().await;
     assert!(desk.identity.directory().owner(ResourceKind::Bucket, "ledger").is_none());
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+}
+
+#[tokio::test]
+async fn rights_on_a_bucket_do_not_hold_for_another_one_that_got_its_name_while_nobody_looked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let open = async || Store::builder().on_disk(folder.path()).open().await.expect("it opens");
+    let mut desk = Desk::open_on(open().await, |_| {}).await;
+    desk.role("definer", json!([{ "allow": "store.*" }])).await;
+    let olga = desk.locked_user("olga", &["definer"]).await;
+    let nora = desk.locked_user("nora", &[]).await;
+    for name in ["kept", "replaced"] {
+        desk.by(&olga, define(name)).await.expect("it is new");
+        desk.by(&olga, grant(&nora, bucket(name), Tier::Read)).await.expect("it is theirs");
+    }
+    desk.by(&olga, define_query("lines", "kept")).await.expect("it is new");
+    desk.by_root(grant(&nora, bucket("planned"), Tier::Read)).await;
+    desk.by_root(unassign(&olga, "definer")).await;
+    let owns = |desk: &Desk, kind, name: &str| desk.identity.directory().owner(kind, name).is_some();
+    let check = |desk: &Desk, replaced: bool, planned: bool| {
+        for (name, expected) in [("kept", true), ("replaced", replaced)] {
+            assert_eq!(desk.may(&nora, Operation::StoreGet, name), expected, "{name}");
+            assert_eq!(desk.may(&olga, Operation::StoreDropBucket, name), expected, "{name}");
+        }
+        assert_eq!(desk.may(&nora, Operation::StoreGet, "planned"), planned);
+        assert_eq!(owns(desk, ResourceKind::Query, "lines"), replaced);
+    };
+    // Neither a restart nor what is done with a bucket makes another one of it.
+    desk.store.bucket("kept").insert(&json!({ "id": "1" })).await.expect("it is new");
+    desk.store.bucket("kept").clear().await.expect("it is there");
+    let added = json!({ "addFields": { "more": { "type": "string" } } })
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    desk.store.update_bucket("kept", added).await.expect("it is there");
+    desk = desk.reopened(&open).await;
+    check(&desk, true, true);
+    // The program works on its store without the server.
+    let definition = desk
+        .store
+        .snapshot()
+        .bucket("replaced")
+        .expect("it is there")
+        .definition()
+        .as_ref()
+        .clone();
+    let lines = crate::store::query::QueryDefinition::parse(json!({ "bucket": "kept" }).as_object().expect("an object"));
+    desk.store.drop_bucket("replaced").await.expect("it is there");
+    desk.store.define_bucket("replaced", definition).await.expect("it is gone");
+    desk.store.undefine_query("lines").await.expect("it is there");
+    desk.store
+        .define_query("lines", lines.expect("it is well formed"))
+        .await
+        .expect("it is gone");
+    desk.store.define_bucket("planned", plain_bucket()).await.expect("it is new");
+    desk = desk.reopened(&open).await;
+    check(&desk, false, true);
+    desk.store.drop_bucket("planned").await.expect("it is there");
+    desk.store.define_bucket("planned", plain_bucket()).await.expect("it is gone");
+    desk = desk.reopened(&open).await;
+    check(&desk, false, false);
+}
+
+#[tokio::test]
+async fn whoever_was_about_to_define_a_bucket_does_not_own_one_that_the_configuration_defines_after_the_kill() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    let owner = json!({ "id": "1", "userId": nora, "resourceType": "bucket", "resourceName": "ledger", "incarnation": 1_u64 << 63 });
+    desk.store
+        .bucket(Table::Owners.name())
+        .insert(&owner)
+        .await
+        .expect("the schema allows it");
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
+    let desk = desk.restarted().await;
+    assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
+    assert!(desk.store.bucket(Table::Owners.name()).all().expect("it is defined").is_empty());
+}
+
+#[tokio::test]
+async fn rights_from_before_incarnations_were_kept_are_about_what_is_there_at_the_start() {
+    let desk = Desk::open().await;
+    let nora = desk.locked_user("nora", &[]).await;
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is new");
+    for name in ["ledger", "gone"] {
+        let owner = json!({ "id": name, "userId": nora, "resourceType": "bucket", "resourceName": name });
+        let entry = json!({ "id": name, "subjectType": "user", "subjectId": nora, "resourceType": "bucket", "resourceName": name, "operations": ["read"], "bound": true });
+        for (table, record) in [(Table::Owners, owner), (Table::Acl, entry)] {
+            desk.store.bucket(table.name()).insert(&record).await.expect("the schema allows it");
+        }
+    }
+    let desk = desk.restarted().await;
+    assert!(desk.may(&nora, Operation::StoreDropBucket, "ledger"));
+    let directory = desk.identity.directory();
+    assert_eq!(
+        (directory.owners().count(), directory.acl().count()),
+        (1, 1),
+        "those on what is gone are removed"
+    );
+    desk.store.drop_bucket("ledger").await.expect("it is there");
+    desk.store.define_bucket("ledger", plain_bucket()).await.expect("it is gone");
+    let desk = desk.restarted().await;
     assert!(!desk.may(&nora, Operation::StoreGet, "ledger"));
 }
 

@@ -27,6 +27,16 @@ pub(crate) fn new_id() -> Result<String, Failure> {
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
 }
 
+/// A number for an incarnation of a name in the store: none that a commit may have.
+///
+/// # Errors
+/// Where the system has no randomness to give.
+pub(crate) fn new_incarnation() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes) | 1 << 63)
+}
+
 pub(crate) fn fill(bytes: &mut [u8]) -> Result<(), Failure> {
     getrandom::fill(bytes).map_err(|error| {
         tracing::error!(%error, "the system has no randomness to give");

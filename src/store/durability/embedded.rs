@@ -88,8 +88,8 @@ impl Embedded {
     /// Opens a data directory, or makes a new one.
     ///
     /// # Errors
-    /// Where another process has it, anything in it is damaged, or the operating system refuses. Nothing is changed
-    /// then.
+    /// Where another process has it, anything in it is damaged, or the operating system refuses. What was reported as
+    /// stored is as it was then.
     pub fn open(dir: &Path, level: SyncLevel) -> Result<(Self, Recovered), OpenError> {
         engine::create_folder(dir)?;
         let lock = DirectoryLock::acquire(dir)?;
@@ -159,7 +159,7 @@ impl Embedded {
     /// # Errors
     /// Where it cannot be read.
     pub fn load_history(&mut self) -> Result<Vec<StoredHistory>, OpenError> {
-        let (stored, orphans) = history::load(&self.meta, &self.known).map_err(|reason| OpenError::damaged(self.meta.path(), reason))?;
+        let (stored, orphans) = history::load(&self.meta, &self.known).map_err(|reason| self.refuse(reason))?;
         for bucket in orphans {
             if self.orphans.iter().all(|orphan| orphan.bucket != bucket) {
                 self.orphans.push_back(Orphan { bucket, from: RowId(0) });
@@ -171,7 +171,7 @@ impl Embedded {
     /// Refuses what was loaded: it is not what was written.
     #[must_use]
     pub fn refuse(&self, reason: String) -> OpenError {
-        OpenError::damaged(self.meta.path(), reason)
+        OpenError::damaged(self.meta.path(), reason).behind_the_engine()
     }
 
     /// Gives every record of a bucket that is in the catalog, in ascending order of buckets and rows. To be called
@@ -207,7 +207,7 @@ impl Embedded {
     }
 
     fn unreadable(&self, reason: String) -> OpenError {
-        OpenError::damaged(self.records.path(), reason)
+        OpenError::damaged(self.records.path(), reason).behind_the_engine()
     }
 
     pub(super) fn batch(&self, length: usize, persist: PersistMode, stamp: Stamp) -> OwnedWriteBatch {

@@ -1,6 +1,7 @@
 //! Opens the engine, with the settings that fit how it is used here: written in groups by one thread, and read once,
 //! from end to end, at start. What it finds is compared with what was read before it was let in.
 
+use std::fs::DirBuilder;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -28,11 +29,50 @@ const BLOCK_BYTES: u32 = 32 << 10;
 /// The rotation of write buffers is the caller's, so the engine's own threshold is never reached.
 const NO_OWN_ROTATION: u64 = 1 << 40;
 
+/// Makes the data directory where it is not there: for its owner alone, since everything is in it.
 pub(super) fn create_folder(dir: &Path) -> Result<(), OpenError> {
-    std::fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent).map_err(OpenError::io(parent))?;
+    }
+    match private_folder().create(dir) {
+        Ok(()) => {}
+        Err(_) if dir.is_dir() => warn_of_readers(dir),
+        Err(error) => return Err(OpenError::io(dir)(error)),
+    }
     let dir = dir.canonicalize().map_err(OpenError::io(dir))?;
     dir.parent()
         .map_or(Ok(()), |parent| recovery::sync_folder(parent).map_err(OpenError::io(parent)))
+}
+
+fn private_folder() -> DirBuilder {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix knows modes"))]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+/// Tells the operator that users of the machine other than the owner get at the data. Whether they may is the
+/// operator's to decide: the mode of a directory that is there is not changed.
+fn warn_of_readers(dir: &Path) {
+    if others_may_enter(dir) {
+        tracing::warn!(
+            dir = %dir.display(),
+            "other users of this machine may read the data directory, and password hashes and sessions with it: chmod 700 forbids it"
+        );
+    }
+}
+
+#[cfg(unix)]
+fn others_may_enter(dir: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+/// Nothing is known of who may read what.
+#[cfg(not(unix))]
+fn others_may_enter(_: &Path) -> bool {
+    false
 }
 
 /// The engine and what it found.
@@ -56,7 +96,7 @@ pub(super) fn open(dir: &Path, standing: &Standing) -> Result<Opened, OpenError>
             Err(_) => findings.undo()?,
         }
     }
-    opened
+    opened.map_err(OpenError::behind_the_engine)
 }
 
 fn open_checked(dir: &Path, standing: &Standing) -> Result<Opened, OpenError> {

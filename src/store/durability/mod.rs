@@ -19,6 +19,7 @@ mod tables;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -129,7 +130,10 @@ pub struct StoredBucket {
     /// Its name.
     pub name: String,
     /// Its definition as it was given.
-    pub config: Map<String, Value>,
+    pub config: Arc<Map<String, Value>>,
+    /// Which of those with its name it is.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 /// A query's definition as it is kept.
@@ -138,7 +142,10 @@ pub struct StoredQuery {
     /// Its name.
     pub name: String,
     /// Its definition as it was given.
-    pub config: Map<String, Value>,
+    pub config: Arc<Map<String, Value>>,
+    /// Which of those with its name it is.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 /// What was found at the start, records aside.

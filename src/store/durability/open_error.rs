@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a data directory cannot be opened. Nothing in it was changed.
+/// Why a data directory cannot be opened. What was reported as stored in it is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process works on it.
@@ -42,13 +42,18 @@ pub enum OpenError {
     },
 }
 
+/// What holds of damage that was found before the storage engine was let in.
+const UNTOUCHED: &str = "Nothing was changed.";
+/// What holds of all other damage: the engine removes files that are not in force, and moves commits from logs to
+/// tables.
+const PUT_IN_ORDER: &str = "What was reported as stored is as it was, though the storage engine may have put its files in order.";
 /// What helps against most damage.
-const RESTORE: &str = "Nothing was changed. Restore the data directory from a backup";
+const RESTORE: &str = "Restore the data directory from a backup";
 
 impl OpenError {
     /// Damage against which only a backup helps.
     pub(super) fn damaged(file: &Path, reason: impl Into<String>) -> Self {
-        Self::damaged_with(file, reason, format!("{RESTORE}."))
+        Self::damaged_with(file, reason, format!("{UNTOUCHED} {RESTORE}."))
     }
 
     /// Damage that loses commits at the end of the log: the operator may decide to go on without them.
@@ -57,7 +62,7 @@ impl OpenError {
             file,
             reason,
             format!(
-                "{RESTORE}; or, to go on with what can be read and without the rest, remove {} and start again.",
+                "{UNTOUCHED} {RESTORE}; or, to go on with what can be read and without the rest, remove {} and start again.",
                 mark.display()
             ),
         )
@@ -69,6 +74,18 @@ impl OpenError {
             file: file.to_owned(),
             reason: reason.into(),
             advice,
+        }
+    }
+
+    /// The same for damage that was found when the storage engine had been let in.
+    pub(super) fn behind_the_engine(self) -> Self {
+        match self {
+            Self::Damaged { file, reason, advice } => Self::Damaged {
+                advice: advice.replacen(UNTOUCHED, PUT_IN_ORDER, 1),
+                file,
+                reason,
+            },
+            other @ (Self::Locked { .. } | Self::Format { .. } | Self::Io { .. }) => other,
         }
     }
 

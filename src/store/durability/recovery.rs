@@ -19,6 +19,8 @@ use super::tables;
 const ENGINE_VERSION: &str = "version";
 const ENGINE_LOCK: &str = "lock";
 const KEYSPACES: &str = "keyspaces";
+/// The log with which the engine begins.
+const FIRST_LOG: u64 = 0;
 /// The keyspaces of a directory: the engine's own, the records, the rest.
 const ALL_KEYSPACES: [u64; 3] = [0, RECORDS_ID, META_ID];
 
@@ -215,6 +217,7 @@ fn restore_lock_file(engine: &Path) -> Result<(), OpenError> {
 /// A log and what it holds.
 #[derive(Debug)]
 struct Log {
+    id: u64,
     path: PathBuf,
     scan: Scan,
 }
@@ -235,7 +238,7 @@ fn read_logs(engine: &Path) -> Result<Vec<Log>, OpenError> {
         expected = id + 1;
         let scan = log::scan(&path, before).map_err(OpenError::io(&path))?;
         before = scan.last.or(before);
-        logs.push(Log { path, scan });
+        logs.push(Log { id, path, scan });
     }
     Ok(logs)
 }
@@ -298,6 +301,16 @@ fn judge<'a>(logs: &'a [Log], marked: Marked, mark_path: &Path) -> Result<Verdic
                 mark_path,
             ))
         }
+        // The engine never empties a log, and the first one begins with the first commit: this need not be compared
+        // with the tables, which hold some of the commits at best.
+        (Marked::UpTo(marked), None) if marked > 0 && logs[0].id == FIRST_LOG => {
+            let (log, reason) = torn.map_or((&logs[0], None), |(_, log, reason)| (log, Some(reason)));
+            let reason = format!(
+                "{}: none of {marked} commits, which were reported as stored, can be read from it",
+                place(log, reason)
+            );
+            Err(OpenError::damaged_end(&log.path, reason, mark_path))
+        }
         (Marked::Nothing | Marked::UpTo(_), _) => Ok(Verdict {
             last,
             torn: torn.map(|(_, log, reason)| (log, reason)),
@@ -315,12 +328,15 @@ fn unreadable_mark(readable: Option<u64>) -> String {
 }
 
 fn missing_commits(log: &Log, torn: Option<&str>, readable: u64, marked: u64) -> String {
-    let missing = marked - readable;
-    let place = match torn {
+    let (missing, place) = (marked - readable, place(log, torn));
+    format!("{place}: the last {missing} of {marked} commits, which were reported as stored, cannot be read")
+}
+
+fn place(log: &Log, torn: Option<&str>) -> String {
+    match torn {
         Some(reason) => format!("at byte {}, {reason}", log.scan.whole),
         None => format!("it ends at byte {}", log.scan.whole),
-    };
-    format!("{place}: the last {missing} of {marked} commits, which were reported as stored, cannot be read")
+    }
 }
 
 /// Cuts the torn end off a log; a copy is put aside first unless it is certain that nobody was told of the end.

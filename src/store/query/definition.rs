@@ -1,5 +1,7 @@
 //! Query definitions: checked whole when they are defined, bound to parameters when they are run.
 
+use std::sync::Arc;
+
 use indexmap::IndexSet;
 use serde_json::{Map, Value};
 
@@ -9,18 +11,24 @@ use super::filter::Filter;
 use super::parse::{Parameters, Parser, Place};
 use super::projection::Projection;
 use super::sort::Sort;
-use crate::protocol::{BucketName, FieldName, Issue, Number};
+use crate::protocol::{BucketName, FieldName, Issue, Number, json};
 use crate::store::StoreError;
+
+/// How many levels of objects and lists a part of a definition may be. A message has fewer; what is deeper could not be
+/// read from the disk again, since there JSON may have 127 levels.
+const LEVELS_MAX: usize = 100;
 
 const PROPERTIES: [&str; 7] = ["bucket", "filter", "sort", "offset", "limit", "fields", "aggregate"];
 
 /// A query as it was defined. Texts such as `{{ params.x }}` stand for operands of its filter.
 #[derive(Clone, Debug)]
 pub struct QueryDefinition {
-    config: Map<String, Value>,
+    config: Arc<Map<String, Value>>,
     parameters: Vec<String>,
     /// The query for which no parameter is left open: its filter holds only where there are no parameters.
     query: ResolvedQuery,
+    /// Which incarnation of its name it is to become; none where any will do.
+    pub(in crate::store) wanted_incarnation: Option<u64>,
 }
 
 /// A query with all of its operands, ready to run.
@@ -74,6 +82,18 @@ impl QueryDefinition {
     /// # Errors
     /// All faults of the definition, each with its place.
     pub fn parse(config: &Map<String, Value>) -> Result<Self, Vec<Issue>> {
+        if let Some((name, _)) = config.iter().find(|(_, part)| json::is_deeper(part, LEVELS_MAX)) {
+            let message = format!("Nested more than {LEVELS_MAX} levels deep");
+            return Err(vec![Issue::new(name, "depth", message)]);
+        }
+        Self::stored(&Arc::new(config.clone()))
+    }
+
+    /// Reads a definition that was taken before.
+    ///
+    /// # Errors
+    /// All that makes no sense in it.
+    pub(in crate::store) fn stored(config: &Arc<Map<String, Value>>) -> Result<Self, Vec<Issue>> {
         let mut check = Check {
             config,
             issues: Vec::new(),
@@ -100,15 +120,21 @@ impl QueryDefinition {
             aggregate,
         };
         Ok(Self {
-            config: config.clone(),
+            config: Arc::clone(config),
             parameters,
             query,
+            wanted_incarnation: None,
         })
     }
 
     /// The definition as it was given.
     #[must_use]
     pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// The same, to be kept.
+    pub(in crate::store) fn shared_config(&self) -> &Arc<Map<String, Value>> {
         &self.config
     }
 

@@ -25,6 +25,7 @@ pub struct Bucket {
     id: BucketId,
     name: BucketName,
     definition: Arc<BucketDefinition>,
+    incarnation: u64,
     rows: OrdMap<RowId, Record>,
     keys: OrdMap<Datum, RowId>,
     indexes: Vec<Index>,
@@ -39,7 +40,7 @@ pub struct Bucket {
 impl Bucket {
     /// An empty bucket.
     #[must_use]
-    pub fn new(id: BucketId, name: BucketName, definition: Arc<BucketDefinition>) -> Self {
+    pub fn new(id: BucketId, name: BucketName, definition: Arc<BucketDefinition>, incarnation: u64) -> Self {
         let indexes = definition
             .indexes()
             .iter()
@@ -49,6 +50,7 @@ impl Bucket {
             id,
             name,
             definition,
+            incarnation,
             rows: OrdMap::default(),
             keys: OrdMap::default(),
             indexes,
@@ -61,7 +63,7 @@ impl Bucket {
     /// A bucket with these records in this order, taken as they are.
     #[cfg(test)]
     pub(crate) fn filled(id: BucketId, definition: Arc<BucketDefinition>, records: impl IntoIterator<Item = Record>) -> Self {
-        let mut bucket = Self::new(id, BucketName::from("filled"), definition);
+        let mut bucket = Self::new(id, BucketName::from("filled"), definition, 0);
         for record in records {
             bucket.load(RowId(bucket.next_row), &record);
         }
@@ -84,6 +86,14 @@ impl Bucket {
     #[must_use]
     pub fn definition(&self) -> &Arc<BucketDefinition> {
         &self.definition
+    }
+
+    /// Which of all the buckets that have ever had the name this one is: the number of the commit that has defined it, unless
+    /// whoever defined it wanted another one. Updates and `clear` leave it as it is. 0 for buckets from before there were
+    /// such numbers.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The primary-key field.

@@ -44,6 +44,7 @@ pub(super) struct Referrer {
 pub struct QueryEntry {
     /// What it computes.
     pub kind: QueryKind,
+    incarnation: u64,
     active: Arc<AtomicUsize>,
 }
 
@@ -57,11 +58,18 @@ pub enum QueryKind {
 }
 
 impl QueryEntry {
-    fn new(kind: QueryKind) -> Self {
+    fn new(kind: QueryKind, incarnation: u64) -> Self {
         Self {
             kind,
+            incarnation,
             active: Arc::default(),
         }
+    }
+
+    /// Which of all the queries that have ever had the name this one is, as [`Bucket::incarnation`] tells of buckets.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// How many subscriptions watch the query.
@@ -211,10 +219,15 @@ impl State {
     }
 
     /// Registers a new bucket, under an identity of its own.
-    pub(super) fn add_bucket(&mut self, name: BucketName, definition: Arc<BucketDefinition>) -> BucketId {
+    pub(super) fn add_bucket(&mut self, name: BucketName, mut definition: Arc<BucketDefinition>) -> BucketId {
         let id = BucketId(self.next_bucket);
         self.next_bucket += 1;
-        self.put_bucket(Bucket::new(id, name, definition));
+        let wanted = definition.wanted_incarnation;
+        if wanted.is_some() {
+            // Whoever defines another one by what they read of this one does not mean the same incarnation.
+            Arc::make_mut(&mut definition).wanted_incarnation = None;
+        }
+        self.put_bucket(Bucket::new(id, name, definition, wanted.unwrap_or(self.seq + 1)));
         id
     }
 
@@ -231,11 +244,11 @@ impl State {
     /// An empty bucket of the same name, definition and counters, under a new identity.
     pub(super) fn replace_bucket(&mut self, name: &BucketName) -> Option<BucketId> {
         let old = self.bucket(name.as_str()).ok()?.clone();
-        let mut bucket = Bucket::new(BucketId(self.next_bucket), name.clone(), Arc::clone(old.definition()));
+        let id = BucketId(self.next_bucket);
+        let mut bucket = Bucket::new(id, name.clone(), Arc::clone(old.definition()), old.incarnation());
         bucket.next_row = old.next_row;
         bucket.counter = old.counter;
         self.next_bucket += 1;
-        let id = bucket.id();
         self.put_bucket(bucket);
         Some(id)
     }
@@ -248,9 +261,21 @@ impl State {
         Some(id)
     }
 
-    /// Registers a query.
-    pub(in crate::store) fn add_query(&mut self, name: QueryName, kind: QueryKind) {
-        Arc::make_mut(&mut self.queries).insert(name, QueryEntry::new(kind));
+    /// Registers a new query.
+    pub(super) fn add_query(&mut self, name: QueryName, mut kind: QueryKind) {
+        let wanted = match &mut kind {
+            QueryKind::Declarative(definition) if definition.wanted_incarnation.is_some() => {
+                Arc::make_mut(definition).wanted_incarnation.take()
+            }
+            QueryKind::Declarative(_) | QueryKind::Programmatic(_) => None,
+        };
+        let incarnation = wanted.unwrap_or(self.seq + 1);
+        self.put_query(name, kind, incarnation);
+    }
+
+    /// Registers a query as it is: one that was loaded.
+    pub(in crate::store) fn put_query(&mut self, name: QueryName, kind: QueryKind, incarnation: u64) {
+        Arc::make_mut(&mut self.queries).insert(name, QueryEntry::new(kind, incarnation));
     }
 
     /// Removes a query.

@@ -1,13 +1,16 @@
 //! Bucket definitions: checked whole before anything is registered.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::builder::BucketBuilder;
 use super::duration::parse_ttl;
 use super::faults::{Faults, Path};
-use super::index_definition::{IndexDefinition, IndexSet};
+use super::index_definition::{IndexDefinition, IndexSet, merged};
+use super::limits::Limits;
 use super::properties::{Properties, Word};
-use super::schema::{FieldCheck, RecordCheck, Schema};
+use super::schema::{Field, FieldCheck, RecordCheck, Schema};
 use super::schema_reader::{SchemaReader, is_metadata};
 use crate::protocol::{BucketName, FieldName, Issue};
 use crate::store::StoreError;
@@ -94,7 +97,7 @@ const PROPERTIES: [&str; 7] = ["key", "schema", "indexes", "etsType", "persisten
 /// ```
 #[derive(Clone, Debug)]
 pub struct BucketDefinition {
-    config: Map<String, Value>,
+    config: Arc<Map<String, Value>>,
     key: FieldName,
     schema: Schema,
     indexes: IndexSet,
@@ -103,6 +106,8 @@ pub struct BucketDefinition {
     max_size: Option<usize>,
     order: RecordOrder,
     persistent: bool,
+    /// Which incarnation of its name it is to become; none where any will do.
+    pub(in crate::store) wanted_incarnation: Option<u64>,
 }
 
 impl BucketDefinition {
@@ -124,12 +129,26 @@ impl BucketDefinition {
     /// # Errors
     /// All that is wrong with it.
     pub fn parse(config: &Map<String, Value>) -> Result<Self, Vec<Issue>> {
-        let mut faults = Faults::default();
-        let definition = Self::read(config, &mut faults);
-        faults.or_else(definition)
+        Self::read(Arc::new(config.clone()), &[], &Limits::GIVEN)
     }
 
-    fn read(config: &Map<String, Value>, faults: &mut Faults) -> Option<Self> {
+    /// Reads a definition that was taken before: as [`BucketDefinition::parse`] does, but without a look at how large
+    /// it is. A store must find its data again, whatever bounds hold by now for those who define something.
+    ///
+    /// # Errors
+    /// All that makes no sense in it.
+    pub(in crate::store) fn stored(config: &Arc<Map<String, Value>>) -> Result<Self, Vec<Issue>> {
+        Self::read(Arc::clone(config), &[], &Limits::STORED)
+    }
+
+    /// Reads a definition. The patterns of `known` fields need not be compiled again.
+    fn read(config: Arc<Map<String, Value>>, known: &[Field], limits: &'static Limits) -> Result<Self, Vec<Issue>> {
+        let mut faults = Faults::default();
+        let definition = Self::read_parts(&config, known, limits, &mut faults);
+        faults.or_else(definition.map(|definition| Self { config, ..definition }))
+    }
+
+    fn read_parts(config: &Map<String, Value>, known: &[Field], limits: &'static Limits, faults: &mut Faults) -> Option<Self> {
         let properties = Properties::new(config, &Path::Root);
         properties.refuse_unknown(&PROPERTIES, faults);
         properties.require("key", faults);
@@ -138,7 +157,7 @@ impl BucketDefinition {
         let fields = properties.object("schema", faults);
         let mut schema = Schema::new(
             fields
-                .map(|fields| SchemaReader::new(faults).fields(fields, &properties.at("schema")))
+                .map(|fields| SchemaReader::beside(known, limits, faults).fields(fields, &properties.at("schema")))
                 .unwrap_or_default(),
         );
         if let (Some(key), Some(fields)) = (key, fields) {
@@ -146,13 +165,13 @@ impl BucketDefinition {
             check_key(key, fields, &schema, faults);
         }
         let list = properties.list("indexes", faults).unwrap_or_default();
-        let (indexes, _) = IndexSet::default().extended(list, &properties.at("indexes"), &schema, faults);
+        let (indexes, _) = IndexSet::default().extended(list, &properties.at("indexes"), &schema, limits, faults);
         let max_size = properties.count("maxSize", 1, faults);
         let order = properties.word("etsType", faults).unwrap_or(RecordOrder::Insertion);
         let persistent = properties.flag("persistent", faults) || !properties.has("persistent");
         let ttl_ms = properties.get("ttl").and_then(|ttl| read_ttl(ttl, &properties.at("ttl"), faults));
         Some(Self {
-            config: config.clone(),
+            config: Arc::default(),
             key: FieldName::new(key?),
             references: schema.references(),
             schema,
@@ -162,10 +181,13 @@ impl BucketDefinition {
             max_size: max_size.and_then(|size| usize::try_from(size).ok()),
             order,
             persistent,
+            wanted_incarnation: None,
         })
     }
 
     /// The definition with `addFields`, `addIndexes` and `ttl` (null removes it) applied; anything else is ignored.
+    ///
+    /// It is what the next start makes of its stored form: what could not be read again is not taken.
     ///
     /// # Errors
     /// All that is wrong with the updates; then none of them takes effect.
@@ -181,40 +203,43 @@ impl BucketDefinition {
         if let Some(ttl) = properties.get("ttl") {
             updated.set_ttl(ttl, &properties.at("ttl"), &mut faults);
         }
-        faults.or_else(Some(updated))
+        faults.or_else(Some(()))?;
+        let read = Self::read(updated.config, updated.schema.fields(), &Limits::STORED)?;
+        Ok(Self {
+            schema: read.schema.with_checks_of(&self.schema),
+            ..read
+        })
     }
 
     fn add_fields(&mut self, fields: &Map<String, Value>, path: &Path<'_>, faults: &mut Faults) {
         for name in fields.keys().filter(|name| self.schema.field(name).is_some()) {
             faults.add(&Path::Member(path, name), "exists", format!("Field \"{name}\" already exists"));
         }
-        let added = SchemaReader::beside(self.schema.fields(), faults).fields(fields, path);
+        let added = SchemaReader::beside(self.schema.fields(), &Limits::GIVEN, faults).fields(fields, path);
         self.schema = self.schema.extended(added);
-        self.references = self.schema.references();
-        if let Some(Value::Object(schema)) = self.config.get_mut("schema") {
+        if let Some(Value::Object(schema)) = Arc::make_mut(&mut self.config).get_mut("schema") {
             schema.extend(fields.iter().map(|(name, field)| (name.clone(), field.clone())));
         }
     }
 
     fn add_indexes(&mut self, list: &[Value], path: &Path<'_>, faults: &mut Faults) {
-        let (indexes, added) = self.indexes.extended(list, path, &self.schema, faults);
-        self.indexes = indexes;
-        let mut listed = self.config.get("indexes").and_then(Value::as_array).cloned().unwrap_or_default();
-        listed.extend(added.into_iter().cloned());
-        if listed.is_empty() {
-            self.config.shift_remove("indexes");
-        } else {
-            self.config.insert("indexes".to_owned(), Value::Array(listed));
+        let (_, added) = self.indexes.extended(list, path, &self.schema, &Limits::GIVEN, faults);
+        let config = Arc::make_mut(&mut self.config);
+        let listed = config.get("indexes").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        if !added.is_empty() {
+            let listed = merged(listed.iter().chain(added));
+            config.insert("indexes".to_owned(), Value::Array(listed));
+        } else if listed.is_empty() {
+            config.shift_remove("indexes");
         }
     }
 
     fn set_ttl(&mut self, ttl: &Value, path: &Path<'_>, faults: &mut Faults) {
+        let config = Arc::make_mut(&mut self.config);
         if ttl.is_null() {
-            self.ttl_ms = None;
-            self.config.shift_remove("ttl");
-        } else {
-            self.ttl_ms = read_ttl(ttl, path, faults);
-            self.config.insert("ttl".to_owned(), ttl.clone());
+            config.shift_remove("ttl");
+        } else if read_ttl(ttl, path, faults).is_some() {
+            config.insert("ttl".to_owned(), ttl.clone());
         }
     }
 
@@ -266,6 +291,11 @@ impl BucketDefinition {
     /// The definition as it was given, with its later updates.
     #[must_use]
     pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// The same, to be kept.
+    pub(in crate::store) fn shared_config(&self) -> &Arc<Map<String, Value>> {
         &self.config
     }
 

@@ -5,14 +5,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::faults::{Faults, Path};
+use super::limits::Limits;
 use super::properties::{Properties, type_name, wrong_type};
 use super::schema::Schema;
 use crate::protocol::FieldName;
-
-/// The most indexes of a bucket, all kinds counted.
-const INDEXES_MAX: usize = 64;
-/// The most fields of one index.
-const WIDTH_MAX: usize = 8;
 
 /// One secondary index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,29 +48,37 @@ impl IndexSet {
     /// that add anything beside it.
     ///
     /// An index that is listed twice is one index: the reference takes such lists, and they do no harm.
-    pub fn extended<'a>(&self, list: &'a [Value], path: &Path<'_>, schema: &Schema, faults: &mut Faults) -> (Self, Vec<&'a Value>) {
+    pub fn extended<'a>(
+        &self,
+        list: &'a [Value],
+        path: &Path<'_>,
+        schema: &Schema,
+        limits: &Limits,
+        faults: &mut Faults,
+    ) -> (Self, Vec<&'a Value>) {
+        let most = limits.indexes;
         let mut set = Self {
             all: self.all.get(..self.listed).unwrap_or_default().to_vec(),
             listed: 0,
             counted: 0,
         };
         let mut news = Vec::new();
-        if list.len() > INDEXES_MAX {
-            faults.add(path, "limit", format!("A bucket has at most {INDEXES_MAX} indexes"));
+        if list.len() > most {
+            faults.add(path, "limit", format!("A bucket has at most {most} indexes"));
             return (set, news);
         }
         for (at, element) in list.iter().enumerate() {
-            let index = read_index(element, &Path::Item(path, at), schema, faults);
+            let index = read_index(element, &Path::Item(path, at), schema, limits, faults);
             if index.is_some_and(|index| set.list(index)) {
                 news.push(element);
             }
         }
         set.complete(schema);
-        if set.all.len() > INDEXES_MAX {
+        if set.all.len() > most.max(self.all.len()) {
             faults.add(
                 path,
                 "limit",
-                format!("A bucket has at most {INDEXES_MAX} indexes, those of unique fields and references included"),
+                format!("A bucket has at most {most} indexes, those of unique fields and references included"),
             );
         }
         (set, news)
@@ -112,12 +116,38 @@ impl IndexSet {
     }
 }
 
+/// The elements of a list of indexes with further ones, each index once and as strict as its strictest element.
+pub(super) fn merged<'a>(elements: impl Iterator<Item = &'a Value>) -> Vec<Value> {
+    let mut merged: Vec<Value> = Vec::new();
+    for element in elements {
+        match merged.iter_mut().find(|listed| names_of(listed) == names_of(element)) {
+            None => merged.push(element.clone()),
+            Some(listed) if is_unique(element) && !is_unique(listed) => listed.clone_from(element),
+            Some(_) => {}
+        }
+    }
+    merged
+}
+
+/// The names of the fields in an element that was read without a fault.
+fn names_of(element: &Value) -> &[Value] {
+    match element {
+        Value::Object(object) => object.get("fields").map_or(&[], names_of),
+        Value::Array(names) => names,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => std::slice::from_ref(element),
+    }
+}
+
+fn is_unique(element: &Value) -> bool {
+    element.get("unique") == Some(&Value::Bool(true))
+}
+
 /// One element: the name of a field, a list of names, or `{ "fields": …, "unique": … }`.
-fn read_index(element: &Value, path: &Path<'_>, schema: &Schema, faults: &mut Faults) -> Option<IndexDefinition> {
+fn read_index(element: &Value, path: &Path<'_>, schema: &Schema, limits: &Limits, faults: &mut Faults) -> Option<IndexDefinition> {
     match element {
         Value::String(name) => Some(IndexDefinition::on(read_field(name, path, schema, faults)?, false)),
         Value::Array(names) => Some(IndexDefinition {
-            fields: read_fields(names, path, schema, faults)?,
+            fields: read_fields(names, path, schema, limits, faults)?,
             unique: false,
         }),
         Value::Object(object) => {
@@ -127,7 +157,7 @@ fn read_index(element: &Value, path: &Path<'_>, schema: &Schema, faults: &mut Fa
             let unique = properties.flag("unique", faults);
             let names = properties.list("fields", faults)?;
             Some(IndexDefinition {
-                fields: read_fields(names, &properties.at("fields"), schema, faults)?,
+                fields: read_fields(names, &properties.at("fields"), schema, limits, faults)?,
                 unique,
             })
         }
@@ -143,9 +173,10 @@ fn read_index(element: &Value, path: &Path<'_>, schema: &Schema, faults: &mut Fa
     }
 }
 
-fn read_fields(names: &[Value], path: &Path<'_>, schema: &Schema, faults: &mut Faults) -> Option<Arc<[FieldName]>> {
-    if names.is_empty() || names.len() > WIDTH_MAX {
-        faults.add(path, "limit", format!("An index has 1 to {WIDTH_MAX} fields"));
+fn read_fields(names: &[Value], path: &Path<'_>, schema: &Schema, limits: &Limits, faults: &mut Faults) -> Option<Arc<[FieldName]>> {
+    let most = limits.index_fields;
+    if names.is_empty() || names.len() > most {
+        faults.add(path, "limit", format!("An index has 1 to {most} fields"));
         return None;
     }
     let mut fields: Vec<Option<FieldName>> = Vec::new();

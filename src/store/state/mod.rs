@@ -13,6 +13,7 @@ mod format;
 mod guarded;
 mod index;
 mod index_definition;
+mod limits;
 mod pattern;
 pub mod persistent;
 mod properties;
@@ -27,6 +28,8 @@ mod write;
 mod definition_tests;
 #[cfg(test)]
 mod schema_tests;
+#[cfg(test)]
+mod stored_tests;
 
 pub use apply::apply;
 pub use bucket::{Bucket, BucketId, RowId, Timestamp};

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use regex::{Regex, RegexBuilder};
 
 use super::ecmascript::translate;
+use super::limits::Limits;
 
-/// The longest pattern.
-const PATTERN_BYTES_MAX: usize = 10_000;
-/// The most memory that the program of one pattern may take.
-const PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// The memory that the search for one pattern may take beside its program; with too little it is slower.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// A compiled pattern. Cloning shares the program.
 #[derive(Clone, Debug)]
@@ -25,14 +24,14 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// Compiles a pattern, or says why it cannot be.
-    pub fn compile(source: &str) -> Result<Self, String> {
-        if source.len() > PATTERN_BYTES_MAX {
-            return Err(format!("longer than {PATTERN_BYTES_MAX} bytes"));
+    pub fn compile(source: &str, limits: &Limits) -> Result<Self, String> {
+        if source.len() > limits.pattern_bytes {
+            return Err(format!("longer than {} bytes", limits.pattern_bytes));
         }
         let translated = translate(source)?;
         let compiled = RegexBuilder::new(&translated)
-            .size_limit(PROGRAM_BYTES_MAX)
-            .dfa_size_limit(PROGRAM_BYTES_MAX)
+            .size_limit(limits.program_bytes)
+            .dfa_size_limit(CACHE_BYTES)
             .build();
         Ok(Self {
             source: source.into(),
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     fn check(pattern: &str, found: &[&str], not_found: &[&str]) {
-        let compiled = Pattern::compile(pattern).unwrap_or_else(|reason| panic!("{pattern}: {reason}"));
+        let compiled = Pattern::compile(pattern, &Limits::GIVEN).unwrap_or_else(|reason| panic!("{pattern}: {reason}"));
         for text in found {
             assert!(compiled.is_found_in(text), "{pattern} should be found in {text:?}");
         }
@@ -75,7 +74,7 @@ mod tests {
     }
 
     fn check_refused(pattern: &str, reason: &str) {
-        let given = Pattern::compile(pattern).err();
+        let given = Pattern::compile(pattern, &Limits::GIVEN).err();
         assert!(
             given.as_ref().is_some_and(|given| given.contains(reason)),
             "{pattern}: {given:?} instead of {reason}"
@@ -196,7 +195,7 @@ mod tests {
     fn a_pattern_cannot_take_all_memory() {
         check_refused("((a{1,100}){1,100}){1,100}", "larger than");
         check_refused(r"\p{L}{1000}", "larger than");
-        check_refused(&"a".repeat(PATTERN_BYTES_MAX + 1), "longer than");
+        check_refused(&"a".repeat(Limits::GIVEN.pattern_bytes + 1), "longer than");
         check_refused(&format!("{}a{}", "(".repeat(4000), ")".repeat(4000)), "nest");
     }
 }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::definition::{OnDelete, Reference};
 use super::faults::{Faults, Path};
+use super::limits::Limits;
 use super::properties::Word;
 use super::rule::Rule;
 use super::schema_reader::SchemaReader;
@@ -135,7 +136,7 @@ impl Schema {
     /// All that is wrong with it.
     pub fn parse(schema: &Map<String, Value>) -> Result<Self, Vec<Issue>> {
         let mut faults = Faults::default();
-        let fields = SchemaReader::new(&mut faults).fields(schema, &Path::Member(&Path::Root, "schema"));
+        let fields = SchemaReader::new(&Limits::GIVEN, &mut faults).fields(schema, &Path::Member(&Path::Root, "schema"));
         faults.or_else(Some(Self::new(fields)))
     }
 
@@ -201,6 +202,15 @@ impl Schema {
         if let Some(field) = self.fields.iter_mut().find(|field| field.name.as_str() == key) {
             field.rule.required = true;
         }
+    }
+
+    /// The same fields with the checks that another version of the schema has.
+    pub(super) fn with_checks_of(mut self, other: &Self) -> Self {
+        for field in &mut self.fields {
+            field.check = other.field(field.name.as_str()).and_then(|field| field.check.clone());
+        }
+        self.check.clone_from(&other.check);
+        self
     }
 
     /// The same schema with further fields.

@@ -7,23 +7,12 @@ use serde_json::{Map, Value};
 
 use super::definition::OnDelete;
 use super::faults::{Faults, Path};
+use super::limits::Limits;
 use super::pattern::Pattern;
 use super::properties::{Properties, wrong_type};
 use super::rule::{Constraints, Content, Kind, OneOf, Rule};
 use super::schema::{Field, Generated};
-use crate::protocol::BucketName;
-
-/// The most fields of a definition, those inside objects and lists included.
-const FIELDS_MAX: usize = 1_000;
-/// The longest name of a field or of a bucket referred to.
-pub(super) const NAME_BYTES_MAX: usize = 256;
-/// How deep `properties` and `items` go: each is one level.
-const DEPTH_MAX: usize = 10;
-/// The most different patterns of a definition: each may take a megabyte.
-const PATTERNS_MAX: usize = 100;
-/// The most members of an `enum`, and bytes of all of them as a message lists them.
-const ENUM_MEMBERS_MAX: usize = 1_000;
-const ENUM_BYTES_MAX: usize = 32 * 1024;
+use crate::protocol::{BucketName, json};
 
 /// What the store itself keeps in every record.
 const METADATA: [&str; 4] = ["_version", "_createdAt", "_updatedAt", "_expiresAt"];
@@ -53,25 +42,29 @@ pub(super) fn is_metadata(name: &str) -> bool {
 /// Reads fields and counts what they take up.
 pub(super) struct SchemaReader<'f> {
     faults: &'f mut Faults,
+    limits: &'static Limits,
     fields: usize,
+    has_said_full: bool,
     patterns: HashMap<Arc<str>, Pattern>,
     patterns_tried: usize,
 }
 
 impl<'f> SchemaReader<'f> {
     /// A reader for a new definition.
-    pub fn new(faults: &'f mut Faults) -> Self {
+    pub fn new(limits: &'static Limits, faults: &'f mut Faults) -> Self {
         Self {
             faults,
+            limits,
             fields: 0,
+            has_said_full: false,
             patterns: HashMap::new(),
             patterns_tried: 0,
         }
     }
 
     /// A reader for further fields beside those that are there.
-    pub fn beside(existing: &[Field], faults: &'f mut Faults) -> Self {
-        let mut reader = Self::new(faults);
+    pub fn beside(existing: &[Field], limits: &'static Limits, faults: &'f mut Faults) -> Self {
+        let mut reader = Self::new(limits, faults);
         for field in existing {
             reader.count(&field.rule);
         }
@@ -93,6 +86,11 @@ impl<'f> SchemaReader<'f> {
 
     fn field(&mut self, name: &str, definition: &Value, path: &Path<'_>) -> Field {
         let mut field = Field::new(name, Rule::of(Kind::String));
+        if json::is_deeper(definition, self.limits.levels) {
+            let levels = self.limits.levels;
+            self.faults.add(path, "limit", format!("Nested more than {levels} levels deep"));
+            return field;
+        }
         let Some(properties) = self.definition(name, definition, path) else {
             return field;
         };
@@ -164,8 +162,9 @@ impl<'f> SchemaReader<'f> {
     }
 
     fn check_name(&mut self, name: &str, path: &Path<'_>) {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            self.faults.add(path, "limit", format!("A name has 1 to {NAME_BYTES_MAX} bytes"));
+        let most = self.limits.name_bytes;
+        if name.is_empty() || name.len() > most {
+            self.faults.add(path, "limit", format!("A name has 1 to {most} bytes"));
         }
     }
 
@@ -223,20 +222,23 @@ impl<'f> SchemaReader<'f> {
 
     fn one_of(&mut self, properties: &Properties<'_>) -> Option<OneOf> {
         let members = properties.list("enum", self.faults)?;
-        if members.is_empty() || members.len() > ENUM_MEMBERS_MAX {
+        let Limits {
+            enum_members, enum_bytes, ..
+        } = self.limits;
+        if members.is_empty() || members.len() > *enum_members {
             self.faults.add(
                 &properties.at("enum"),
                 "limit",
-                format!("A list of values has 1 to {ENUM_MEMBERS_MAX} members"),
+                format!("A list of values has 1 to {enum_members} members"),
             );
             return None;
         }
         let one_of = OneOf::new(members);
-        if one_of.text().len() > ENUM_BYTES_MAX {
+        if one_of.text().len() > *enum_bytes {
             self.faults.add(
                 &properties.at("enum"),
                 "limit",
-                format!("The values take more than {ENUM_BYTES_MAX} bytes"),
+                format!("The values take more than {enum_bytes} bytes"),
             );
         }
         Some(one_of)
@@ -249,15 +251,16 @@ impl<'f> SchemaReader<'f> {
         }
         // Also those that are refused count: each takes its time to be looked at.
         self.patterns_tried += 1;
-        if self.patterns_tried > PATTERNS_MAX {
+        let most = self.limits.patterns;
+        if self.patterns_tried > most {
             self.faults.add(
                 &properties.at("pattern"),
                 "limit",
-                format!("A definition has at most {PATTERNS_MAX} different patterns"),
+                format!("A definition has at most {most} different patterns"),
             );
             return None;
         }
-        match Pattern::compile(source) {
+        match Pattern::compile(source, self.limits) {
             Ok(pattern) => {
                 self.patterns.insert(pattern.source().clone(), pattern.clone());
                 Some(pattern)
@@ -301,11 +304,12 @@ impl<'f> SchemaReader<'f> {
 
     /// A rule inside an object or a list.
     fn inner(&mut self, properties: &Properties<'_>, depth: usize) -> Option<Rule> {
-        if depth > DEPTH_MAX {
+        let most = self.limits.depth;
+        if depth > most {
             self.faults.add(
                 &properties.at("type"),
                 "limit",
-                format!("More than {DEPTH_MAX} levels of \"properties\" and \"items\""),
+                format!("More than {most} levels of \"properties\" and \"items\""),
             );
             return None;
         }
@@ -327,21 +331,25 @@ impl<'f> SchemaReader<'f> {
     /// Counts one more field; false, and reported once, where there are too many.
     fn has_room(&mut self, path: &Path<'_>) -> bool {
         self.fields += 1;
-        if self.fields == FIELDS_MAX + 1 {
+        let most = self.limits.fields;
+        let has_room = self.fields <= most;
+        if !has_room && !self.has_said_full {
+            self.has_said_full = true;
             self.faults.add(
                 path,
                 "limit",
-                format!("A definition has at most {FIELDS_MAX} fields, those inside of others included"),
+                format!("A definition has at most {most} fields, those inside of others included"),
             );
         }
-        self.fields <= FIELDS_MAX
+        has_room
     }
 
     /// Counts what a rule that is there already takes up.
     fn count(&mut self, rule: &Rule) {
         self.fields += 1;
         if let Some(pattern) = rule.constraints.as_ref().and_then(|constraints| constraints.pattern.as_ref()) {
-            self.patterns.insert(pattern.source().clone(), pattern.clone());
+            let is_another = self.patterns.insert(pattern.source().clone(), pattern.clone()).is_none();
+            self.patterns_tried += usize::from(is_another);
         }
         match &rule.content {
             Content::Free => {}

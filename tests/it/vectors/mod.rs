@@ -101,6 +101,7 @@ families! {
         identity_guard_rails = "identity-guard-rails",
         identity_roles = "identity-roles",
         identity_sessions = "identity-sessions",
+        identity_subscriptions = "identity-subscriptions",
         identity_users = "identity-users",
         login_deadline = "login-deadline",
         login_gate = "login-gate",

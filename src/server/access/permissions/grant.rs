@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{pattern, places, slips, template};
 use crate::protocol::{Operation, Tier};
+use crate::server::access::target::STEPS;
 use crate::server::access::{Asked, Principal, Scope, Target};
 use crate::store::Guard;
 use crate::store::query::Filter;
@@ -107,19 +108,28 @@ impl Grant {
         self.filter.is_some() || self.fields.is_some()
     }
 
-    /// Whether all that it allows is allowed by others too, which belong to one and the same holder.
-    pub(crate) fn is_within(&self, others: &[Arc<Self>]) -> bool {
-        let covers = |allowed: &String| {
-            let by = |other: &Arc<Self>| other.bounds_hold(self) && other.allow.iter().any(|wider| pattern::covers(wider, allowed));
-            others.iter().any(by)
+    /// Whether all that it allows is allowed by others too, which belong to one and the same holder. Rules for rows are the
+    /// same only where they are written alike: whoever compares what they stand for compares [`Allowance`]s.
+    pub(crate) fn is_within(&self, others: &[impl AsRef<Self>]) -> bool {
+        let any = |allows: &dyn Fn(&Self) -> bool| {
+            others
+                .iter()
+                .map(AsRef::as_ref)
+                .any(|other| other.bounds_hold(self) && allows(other))
         };
-        self.allow.iter().all(covers)
+        let has_step = |step: Operation| any(&|other| other.stands_for_steps() || other.allows(step.name()));
+        self.allow.iter().all(|allowed| any(&|other| other.covers_pattern(allowed)))
+            && (!self.stands_for_steps() || STEPS.iter().all(|(_, step)| has_step(*step)))
     }
 
-    /// Whether its rule for rows stands for the same rows whoever of the two is logged in.
-    pub(crate) fn means_the_same_for(&self, one: &Principal, other: &Principal) -> bool {
-        let rows = |principal| self.filter.as_ref().map(|filter| template::resolve(filter, principal));
-        rows(one) == rows(other)
+    /// Whether it allows all that a pattern of a grant stands for that is bounded no wider.
+    fn covers_pattern(&self, allowed: &str) -> bool {
+        let leaves_out_users = self.buckets.is_some() || self.topics.is_some();
+        let covers = |wider: &String| {
+            let stands_for_users = wider == "*" && allowed != "*" && allowed.starts_with("identity.");
+            pattern::covers(wider, allowed) && !(leaves_out_users && stands_for_users)
+        };
+        self.allow.iter().any(covers)
     }
 
     /// Whether it is bounded no closer than another one.
@@ -170,10 +180,17 @@ impl Grant {
             {
                 false
             }
-            (Target::Server, Some(_), _) => !is_of_store,
-            (Target::Server, None, Some(_)) => !asked.name.starts_with("rules."),
-            (Target::Server, None, None) => true,
+            (Target::Server, buckets, topics) => {
+                let is_bounded = (is_of_store && buckets.is_some()) || (asked.name.starts_with("rules.") && topics.is_some());
+                !is_bounded
+            }
         }
+    }
+
+    /// Whether it allows transactions as such, and says nothing of single operations: then it stands for all that
+    /// transactions do.
+    fn stands_for_steps(&self) -> bool {
+        self.allows(Operation::StoreTransaction.name()) && !self.names_record_operations()
     }
 
     /// Whether it names operations on records one by one, or stands for all of them.
@@ -185,17 +202,25 @@ impl Grant {
 
     /// The grant for somebody who is logged in.
     pub(crate) fn for_principal(self: &Arc<Self>, principal: &Principal) -> Option<Allowance> {
-        let scope = if self.is_partial() {
-            let none = Map::new();
-            let filter = template::resolve(self.filter.as_ref().unwrap_or(&none), principal)?;
-            // A value of the session may not fit where it is put.
-            Scope::Guarded(Guard::new(&filter, self.fields.clone()).ok()?)
-        } else {
-            Scope::Everything
+        if !self.is_partial() {
+            return Some(Allowance {
+                grant: Arc::clone(self),
+                scope: Scope::Everything,
+            });
+        }
+        let filter = match &self.filter {
+            Some(filter) => Some(template::resolve(filter, principal)?),
+            None => None,
+        };
+        // A value of the session may not fit where it is put.
+        let guard = Guard::new(filter.as_ref().unwrap_or(&Map::new()), self.fields.clone()).ok()?;
+        let grant = Self {
+            filter,
+            ..Self::clone(self)
         };
         Some(Allowance {
-            grant: Arc::clone(self),
-            scope,
+            grant: Arc::new(grant),
+            scope: Scope::Guarded(guard),
         })
     }
 }
@@ -203,8 +228,15 @@ impl Grant {
 /// A grant to somebody who is logged in.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowance {
+    /// What is allowed, with the values of the session in its rule for rows.
     grant: Arc<Grant>,
     scope: Scope,
+}
+
+impl AsRef<Grant> for Allowance {
+    fn as_ref(&self) -> &Grant {
+        &self.grant
+    }
 }
 
 impl Allowance {
@@ -221,7 +253,7 @@ impl Allowance {
     /// Whether it allows transactions as such on a bucket, and says nothing of single operations.
     fn allows_steps(&self, bucket: &str) -> Option<&Scope> {
         let scope = self.scope(Operation::StoreTransaction.into(), &Target::Bucket(bucket))?;
-        (!self.grant.names_record_operations()).then_some(scope)
+        self.grant.stands_for_steps().then_some(scope)
     }
 }
 

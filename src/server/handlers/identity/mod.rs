@@ -9,7 +9,7 @@ mod users;
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Call;
 use super::answer::{Completion, Handled, Success};
@@ -17,7 +17,7 @@ use super::auth::encoded;
 use super::failure::Failure;
 use crate::protocol::{Number, Part};
 use crate::server::access::Login;
-use crate::server::identity::{Arrival, Caller, Change, Directory, Identity, Order, Resource};
+use crate::server::identity::{Arrival, Caller, Carried, Change, Directory, Identity, Order, Resource, new_incarnation};
 
 /// A request for users, roles, rights or sessions.
 pub(super) struct Asking<'c, 'a> {
@@ -68,11 +68,23 @@ impl<'c> Asking<'c, '_> {
 
     /// Has a change made; `answer` says it, by what is known after it.
     fn have(&self, change: Change, answer: impl FnOnce(&Directory) -> Option<Value> + Send + 'static) -> Result<Handled, Failure> {
+        self.have_noted(change, answer, |_| Map::new())
+    }
+
+    /// The same, where the audit log is to say more of it than the request does.
+    fn have_noted(
+        &self,
+        change: Change,
+        answer: impl FnOnce(&Directory) -> Option<Value> + Send + 'static,
+        note: impl FnOnce(&Carried) -> Map<String, Value> + Send + 'static,
+    ) -> Result<Handled, Failure> {
         let order = self.order(change)?;
         let (identity, id) = (Arc::clone(self.identity), self.call.id);
+        let is_recorded = self.call.context.audit.is_some();
         Ok(Handled::Alone(Box::pin(async move {
             let outcome = identity.carry_out(order).await;
-            answered(id, outcome, answer)
+            let noted = outcome.as_ref().ok().filter(|_| is_recorded).map(note);
+            answered(id, outcome, answer).noting(noted.unwrap_or_default())
         })))
     }
 
@@ -85,9 +97,9 @@ impl<'c> Asking<'c, '_> {
 }
 
 /// The answer to a change, by what is known after it.
-fn answered(id: Number, outcome: Result<Arc<Directory>, Failure>, answer: impl FnOnce(&Directory) -> Option<Value>) -> Completion {
+fn answered(id: Number, outcome: Result<Carried, Failure>, answer: impl FnOnce(&Directory) -> Option<Value>) -> Completion {
     // Nothing comes between a change and its answer that could take away what it was about.
-    let answer = outcome.and_then(|directory| answer(&directory).ok_or_else(Failure::internal));
+    let answer = outcome.and_then(|carried| answer(&carried.after).ok_or_else(Failure::internal));
     Completion::new(id, answer.map(|answer| encoded(id, &answer)))
 }
 
@@ -111,7 +123,11 @@ pub(super) fn owned(
         return call.submit(operation, Success::Prepared(success));
     };
     let change = match fate {
-        Fate::Defined => Change::Define { operation, resource },
+        Fate::Defined => Change::Define {
+            operation,
+            resource,
+            incarnation: new_incarnation()?,
+        },
         Fate::Removed => Change::Remove { operation, resource },
     };
     let order = Order {

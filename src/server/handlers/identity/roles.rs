@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::users::{require, require_superadmin};
 use super::{Asking, input};
 use crate::protocol::{Operation, utf16_length};
+use crate::server::audit::role_change;
 use crate::server::handlers::answer::Handled;
 use crate::server::handlers::failure::Failure;
 use crate::server::handlers::fields;
-use crate::server::identity::{Change, NewRole, Role, Setting, VIRTUAL_SUPERADMIN, new_id, no_such_user};
+use crate::server::identity::{Carried, Change, NewRole, Role, Setting, VIRTUAL_SUPERADMIN, new_id, no_such_user};
 
 const ROLE_NAME_MAX: usize = 64;
 
@@ -36,26 +37,54 @@ pub(in crate::server::handlers) fn create_role(asking: &Asking<'_, '_>) -> Resul
         description,
         permissions,
     });
-    asking.have(change, move |directory| directory.role(&id).map(|role| role.info()))
+    let role = Arc::clone(&id);
+    asking.have_noted(
+        change,
+        move |directory| directory.role(&id).map(|role| role.info()),
+        move |carried| noted(carried, &role),
+    )
+}
+
+/// What the audit log is to say of a change of a role's permissions.
+fn noted(carried: &Carried, id: &str) -> Map<String, Value> {
+    let (before, after) = (carried.before.role(id), carried.after.role(id));
+    let name = before.or(after).map_or("", |role| &role.name);
+    role_change(
+        name,
+        before.map(|role| role.permissions.as_slice()),
+        after.map(|role| role.permissions.as_slice()),
+    )
 }
 
 /// `identity.updateRole`.
 pub(in crate::server::handlers) fn update_role(asking: &Asking<'_, '_>) -> Result<Handled, Failure> {
     require_superadmin(asking)?;
     let role = input::text(asking.call.fields, "roleId")?;
+    let permissions = input::permissions(asking.call.fields)?;
+    let is_of_permissions = permissions.is_some();
+    let id = Arc::clone(&role);
     let change = Change::UpdateRole {
         role: Arc::clone(&role),
         description: input::description(asking.call.fields)?,
-        permissions: input::permissions(asking.call.fields)?,
+        permissions,
     };
-    asking.have(change, move |directory| directory.role(&role).map(|role| role.info()))
+    asking.have_noted(
+        change,
+        move |directory| directory.role(&role).map(|role| role.info()),
+        move |carried| if is_of_permissions { noted(carried, &id) } else { Map::new() },
+    )
 }
 
 /// `identity.deleteRole`.
 pub(in crate::server::handlers) fn delete_role(asking: &Asking<'_, '_>) -> Result<Handled, Failure> {
     require_superadmin(asking)?;
     let role = input::text(asking.call.fields, "roleId")?;
-    asking.have(Change::DeleteRole { role }, |_| Some(json!({ "deleted": true })))
+    let id = Arc::clone(&role);
+    asking.have_noted(
+        Change::DeleteRole { role },
+        |_| Some(json!({ "deleted": true })),
+        move |carried| noted(carried, &id),
+    )
 }
 
 /// `identity.listRoles`.

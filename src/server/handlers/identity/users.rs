@@ -12,7 +12,7 @@ use crate::server::handlers::auth::encoded;
 use crate::server::handlers::failure::Failure;
 use crate::server::handlers::fields;
 use crate::server::identity::{
-    Caller, Change, Directory, Identity, NewUser, Order, User, check_length, check_new, check_user_name, new_id, no_such_user,
+    Caller, Carried, Change, Directory, Identity, NewUser, Order, User, check_length, check_new, check_user_name, new_id, no_such_user,
 };
 
 const PAGE_SIZE: u64 = 50;
@@ -70,7 +70,7 @@ fn hashed(
     })))
 }
 
-async fn hash_and_carry_out(identity: &Identity, mut order: Order, password: Secret) -> Result<Arc<Directory>, Failure> {
+async fn hash_and_carry_out(identity: &Identity, mut order: Order, password: Secret) -> Result<Carried, Failure> {
     let made = identity.hash(password).await?;
     if let Change::CreateUser(NewUser { hash, .. }) | Change::ResetPassword { hash, .. } = &mut order.change {
         *hash = made;

@@ -230,7 +230,8 @@ impl Directory {
             subject: subject.clone(),
             resource: resource.clone(),
             rights,
-            is_bound: row.bound == Some(true),
+            is_bound: row.bound == Some(true) || row.incarnation.is_some(),
+            incarnation: row.incarnation,
         };
         let of_resource = self.acl.map(kind).entry(Arc::clone(&resource.name)).or_default();
         of_resource.insert(subject.clone(), Arc::new(entry));
@@ -266,7 +267,13 @@ impl Directory {
         self.owned.entry(Arc::clone(&user)).or_default().insert(resource.clone());
         self.owners_by_key.insert(Arc::clone(&key), resource.clone());
         let name = Arc::clone(&resource.name);
-        self.owners.map(kind).insert(name, Arc::new(Ownership { key, user, resource }));
+        let ownership = Ownership {
+            key,
+            user,
+            resource,
+            incarnation: row.incarnation,
+        };
+        self.owners.map(kind).insert(name, Arc::new(ownership));
         Ok(())
     }
 

@@ -182,6 +182,8 @@ pub(crate) struct AclEntry {
     /// Whether the resource was there at some time since the entry is. If it is not there any more, the entry is left
     /// over.
     pub(crate) is_bound: bool,
+    /// Which of all that have ever had the name it is about, where it is bound; none in entries from before that was kept.
+    pub(crate) incarnation: Option<u64>,
 }
 
 impl AclEntry {
@@ -196,6 +198,8 @@ pub(crate) struct Ownership {
     pub(crate) key: Arc<str>,
     pub(crate) user: Arc<str>,
     pub(crate) resource: Resource,
+    /// Which of all that have ever had the name is theirs; none in records from before that was kept.
+    pub(crate) incarnation: Option<u64>,
 }
 
 /// A session: what a token stands for.
@@ -286,7 +290,9 @@ pub(super) struct AclRow {
     pub(super) resource_type: String,
     pub(super) resource_name: String,
     pub(super) operations: Vec<String>,
+    /// In records from before the incarnation was kept.
     pub(super) bound: Option<bool>,
+    pub(super) incarnation: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -306,4 +312,5 @@ pub(super) struct OwnerRow {
     pub(super) user_id: String,
     pub(super) resource_type: String,
     pub(super) resource_name: String,
+    pub(super) incarnation: Option<u64>,
 }

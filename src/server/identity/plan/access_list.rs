@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Caller, Circumstances, Plan};
 use crate::protocol::{ErrorCode, Operation, Tier};
 use crate::server::access::Target;
 use crate::server::handlers::Failure;
-use crate::server::identity::directory::{AclEntry, Directory, Resource, ResourceKind, Subject};
+use crate::server::identity::directory::{Directory, Resource, ResourceKind, Subject};
 use crate::server::identity::names::VIRTUAL_SUPERADMIN;
 use crate::server::identity::order::AclAddress;
 use crate::server::identity::rights::refusal;
 use crate::server::identity::tables::{Table, joint_key, members};
+use crate::store::Step;
 
 /// The most entries on one resource, which are listed in one answer, and as many of one user or role.
 const ENTRIES_MAX: usize = 1_000;
@@ -39,16 +40,19 @@ pub(super) fn grant(caller: &Caller<'_>, address: &AclAddress, rights: &[Tier], 
                     "There are {ENTRIES_MAX} entries on it, or of the subject, and no more are allowed"
                 )));
             }
-            plan.step(Table::Acl.insert(&members(json!({
+            let mut record = members(json!({
                 "id": joint_key(&[subject.kind(), subject.id(), resource.kind.as_str(), &resource.name]),
                 "subjectType": subject.kind(),
                 "subjectId": &**subject.id(),
                 "resourceType": resource.kind.as_str(),
                 "resourceName": &*resource.name,
                 "operations": names(rights),
-                "bound": (circumstances.exists)(resource),
                 "grantedBy": caller.id,
-            }))));
+            }));
+            if let Some(incarnation) = (circumstances.incarnation_of)(resource) {
+                record.insert("incarnation".to_owned(), json!(incarnation));
+            }
+            plan.step(Table::Acl.insert(&record));
         }
     }
     concern(directory, subject, &mut plan);
@@ -104,16 +108,17 @@ pub(crate) fn require_still(caller: &Caller<'_>, asked: Operation, target: &Targ
 
 /// Something is about to be defined: whoever does it owns it. What is left over of another one of that name, which could
 /// not be removed with it, is about nothing.
-pub(super) fn claimed(directory: &Directory, by: &Arc<str>, resource: &Resource) -> Plan {
+pub(super) fn claimed(directory: &Directory, by: &Arc<str>, resource: &Resource, incarnation: u64) -> Plan {
     let mut plan = Plan::default();
     let (kind, name) = (resource.kind.as_str(), &*resource.name);
     plan.step(match directory.owner(resource.kind, name) {
-        Some(owner) => Table::Owners.update(&owner.key, &members(json!({ "userId": &**by }))),
+        Some(owner) => Table::Owners.update(&owner.key, &members(json!({ "userId": &**by, "incarnation": incarnation }))),
         None => Table::Owners.insert(&members(json!({
             "id": joint_key(&[kind, name]),
             "userId": &**by,
             "resourceType": kind,
             "resourceName": name,
+            "incarnation": incarnation,
         }))),
     });
     for entry in directory.acl_on(resource).iter().filter(|entry| entry.is_bound) {
@@ -134,17 +139,65 @@ pub(crate) fn disclaimed(directory: &Directory, resource: &Resource) -> Plan {
     plan
 }
 
-/// What was granted before it was there is about it from now on.
-pub(crate) fn bound<'e>(entries: impl IntoIterator<Item = &'e Arc<AclEntry>>) -> Plan {
+/// What was granted before something was there is about it from now on.
+pub(crate) fn bound(directory: &Directory, resource: &Resource, incarnation: u64) -> Plan {
     let mut plan = Plan::default();
-    for entry in entries.into_iter().filter(|entry| !entry.is_bound) {
-        plan.step(Table::Acl.update(&entry.key, &members(json!({ "bound": true }))));
+    for entry in directory.acl_on(resource).into_iter().filter(|entry| !entry.is_bound) {
+        plan.step(Table::Acl.update(&entry.key, &about(incarnation)));
     }
     plan
 }
 
+fn about(incarnation: u64) -> Map<String, Value> {
+    members(json!({ "incarnation": incarnation }))
+}
+
+/// What becomes of rights that were kept for a while in which nobody looked after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stay,
+    /// They are about what is there now.
+    Bind(u64),
+    /// What they were about is gone, whether or not something else has its name by now.
+    Go,
+}
+
+/// `is_bound` tells whether they are about something that was there, `incarnation` about which, where that is known.
+fn fate(is_bound: bool, incarnation: Option<u64>, now: Option<u64>) -> Fate {
+    match (incarnation, now) {
+        (Some(then), Some(now)) if then == now => Fate::Stay,
+        (Some(_), _) => Fate::Go,
+        (None, Some(now)) => Fate::Bind(now),
+        (None, None) if is_bound => Fate::Go,
+        (None, None) => Fate::Stay,
+    }
+}
+
+/// The rights on what is not there any more go, though something else may have its name by now; those whose incarnation is
+/// not known are about what is there.
+pub(crate) fn left_over(directory: &Directory, incarnation_of: &dyn Fn(&Resource) -> Option<u64>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut look = |table: Table, key: &str, resource: &Resource, is_bound: bool, incarnation: Option<u64>| {
+        if !OWNED.contains(&resource.kind) {
+            return;
+        }
+        match fate(is_bound, incarnation, incarnation_of(resource)) {
+            Fate::Stay => {}
+            Fate::Bind(now) => steps.push(table.update(key, &about(now))),
+            Fate::Go => steps.push(table.delete(key)),
+        }
+    };
+    for it in directory.owners() {
+        look(Table::Owners, &it.key, &it.resource, true, it.incarnation);
+    }
+    for it in directory.acl() {
+        look(Table::Acl, &it.key, &it.resource, it.is_bound, it.incarnation);
+    }
+    steps
+}
+
 /// Something is not there any more, and with it goes who owned it and who had rights on it.
-pub(crate) fn removed(directory: &Directory, resource: &Resource) -> Plan {
+pub(super) fn removed(directory: &Directory, resource: &Resource) -> Plan {
     let mut plan = disclaimed(directory, resource);
     for entry in directory.acl_on(resource) {
         plan.step(Table::Acl.delete(&entry.key));
@@ -200,4 +253,4 @@ fn names(rights: &[Tier]) -> Value {
 }
 
 /// The kinds of resources that have owners: those that clients define.
-pub(crate) const OWNED: [ResourceKind; 2] = [ResourceKind::Bucket, ResourceKind::Query];
+const OWNED: [ResourceKind; 2] = [ResourceKind::Bucket, ResourceKind::Query];

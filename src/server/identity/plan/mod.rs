@@ -14,14 +14,14 @@ use std::sync::Arc;
 use super::directory::{Directory, Resource, User};
 use super::names::{ADMIN, SUPERADMIN, VIRTUAL_SUPERADMIN, no_such_user};
 use super::order::{Change, Order};
-use super::rights::UserRights;
+use super::rights::{Account, UserRights};
 use super::tables::Table;
 use crate::protocol::{ConnectionId, ErrorCode, Operation};
 use crate::server::access::TokenDigest;
 use crate::server::handlers::Failure;
 use crate::store::Step;
 
-pub(crate) use self::access_list::{OWNED, bound, disclaimed, may_manage, removed, require_still};
+pub(crate) use self::access_list::{bound, disclaimed, left_over, may_manage, require_still};
 pub(crate) use self::roles::role_record;
 
 /// What changes are planned by, beside the directory.
@@ -33,8 +33,8 @@ pub(crate) struct Circumstances<'c> {
     pub(crate) session_idle_ms: u64,
     pub(crate) max_sessions_per_user: usize,
     pub(crate) keeps_bootstrap_secret: bool,
-    /// Whether a bucket or a query is there.
-    pub(crate) exists: &'c dyn Fn(&Resource) -> bool,
+    /// Which of all buckets or queries that have ever had the name is there, if any.
+    pub(crate) incarnation_of: &'c dyn Fn(&Resource) -> Option<u64>,
 }
 
 /// What a change does.
@@ -115,7 +115,7 @@ pub(crate) fn plan(directory: &Directory, order: &Order, circumstances: Circumst
         Change::Grant { entry, rights } => access_list::grant(&Caller::of(directory, by)?, entry, rights, circumstances),
         Change::Revoke { entry, rights } => access_list::revoke(&Caller::of(directory, by)?, entry, rights.as_deref()),
         Change::TransferOwner { resource, to } => access_list::transfer(&Caller::of(directory, by)?, resource, to),
-        Change::Define { resource, .. } => Ok(access_list::claimed(directory, by, resource)),
+        Change::Define { resource, incarnation, .. } => Ok(access_list::claimed(directory, by, resource, *incarnation)),
         Change::Remove { resource, .. } => Ok(access_list::removed(directory, resource)),
     }
 }
@@ -172,10 +172,23 @@ impl<'d> Caller<'d> {
             self.require_superadmin()?;
         }
         let user = self.directory.user(user).ok_or_else(no_such_user)?;
-        if !self.rights.has_account(self.directory, &user.id) {
+        if !self.rights.has_account(self.directory, &Account::of(self.directory, &user.id)) {
             return Err(Failure::forbidden("This user has rights that you do not have"));
         }
         Ok(user)
+    }
+
+    /// Whether they may make an account what it would be: nobody brings about rights that they lack. Rules of rows can refer
+    /// to roles and metadata, so that every change of these may widen what the account holds already.
+    ///
+    /// # Errors
+    /// Where they may not.
+    fn require_for(&self, account: &Account<'_>) -> Result<(), Failure> {
+        if self.rights.has_account(self.directory, account) {
+            Ok(())
+        } else {
+            Err(Failure::forbidden("The user would have rights that you do not have"))
+        }
     }
 
     /// Whether they may say what rules of rows see of a user. That widens rights, so that it is for administrators alone.

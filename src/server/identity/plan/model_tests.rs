@@ -376,6 +376,7 @@ fn change_of(wish: &Wish) -> Change {
         Wish::Define { bucket: at } => Change::Define {
             operation: nothing,
             resource: bucket(at),
+            incarnation: 1,
         },
         Wish::Drop { bucket: at } => Change::Remove {
             operation: nothing,
@@ -422,13 +423,14 @@ proptest! {
                 continue;
             }
             let exists = |resource: &Resource| defined.iter().any(|at: &usize| *resource.name == *BUCKETS[*at]);
+            let incarnation_of = |resource: &Resource| exists(resource).then_some(1);
             let circumstances = Circumstances {
                 now: 1,
                 session_ttl_ms: 1,
                 session_idle_ms: 1,
                 max_sessions_per_user: 1,
                 keeps_bootstrap_secret: true,
-                exists: &exists,
+                incarnation_of: &incarnation_of,
             };
             let order = Order { by: id_of(*by), connection: None, change: change_of(wish) };
             let planned = plan(&kept.directory, &order, circumstances);

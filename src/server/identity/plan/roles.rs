@@ -10,6 +10,7 @@ use crate::server::handlers::Failure;
 use crate::server::identity::directory::{Role, Subject};
 use crate::server::identity::names::{SUPERADMIN, no_such_user};
 use crate::server::identity::order::{NewRole, Setting};
+use crate::server::identity::rights::Account;
 use crate::server::identity::tables::{Table, joint_key, members};
 
 /// The most roles. They are listed in one answer.
@@ -97,15 +98,13 @@ pub(super) fn assign(caller: &Caller<'_>, user: &str, role: &str) -> Result<Plan
     let user = directory.user(user).ok_or_else(no_such_user)?;
     caller.account(&user.id)?;
     let role = role_named(caller, role)?;
-    if !caller.rights.has_role(directory, role) {
-        return Err(Failure::forbidden("This role has rights that you do not have"));
-    }
     if directory.holds(&user.id, &role.id) {
         return Err(Failure::new(
             ErrorCode::AlreadyExists,
             format!("User already has role \"{}\"", role.name),
         ));
     }
+    caller.require_for(&Account::of(directory, &user.id).with_role(role))?;
     let mut plan = Plan::default();
     plan.step(Table::Assignments.insert(&members(json!({
         "id": joint_key(&[&user.id, &role.id]),
@@ -129,6 +128,7 @@ pub(super) fn remove(caller: &Caller<'_>, user: &str, role: &str) -> Result<Plan
         ));
     }
     let user = caller.account(user)?;
+    caller.require_for(&Account::of(directory, &user.id).without_role(role))?;
     if &*role.name == SUPERADMIN {
         require_another_superadmin(directory, &user.id)?;
     }

@@ -11,6 +11,7 @@ use crate::server::handlers::Failure;
 use crate::server::identity::directory::Subject;
 use crate::server::identity::names::{VIRTUAL_SUPERADMIN, folded, no_such_user};
 use crate::server::identity::order::{NewPassword, NewUser, Profile, Setting};
+use crate::server::identity::rights::Account;
 use crate::server::identity::tables::{Table, joint_key, members};
 use crate::server::identity::tokens::write_digest;
 
@@ -50,8 +51,9 @@ pub(super) fn update(caller: &Caller<'_>, user: &str, profile: &Profile) -> Resu
         caller.require(Operation::IdentityUpdateUser)?;
         caller.account(user)?
     };
-    if profile.metadata.is_change() {
+    if let Some(metadata) = profile.metadata.after() {
         caller.require_for_metadata()?;
+        caller.require_for(&Account::of(caller.directory, &user.id).with_metadata(metadata.cloned().unwrap_or_default()))?;
     }
     let mut changes = Map::new();
     describe(&mut changes, profile);

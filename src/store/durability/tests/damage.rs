@@ -199,6 +199,59 @@ fn a_mark_ahead_of_a_whole_log_means_that_commits_are_missing() {
     );
 }
 
+/// All files of a directory with their content, the locks aside.
+fn everything(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("lock") && !path.ends_with("noex.lock") {
+                files.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_first_log_without_the_commits_that_were_reported_is_refused_before_anything_is_touched() {
+    let (dir, ..) = with_tables();
+    let victim = Victim::new(3);
+    for dir in [victim.dir.path(), dir.path()] {
+        let log = newest_log(dir);
+        let name = log.file_name().unwrap();
+        assert_eq!(name, "0.jnl");
+        for bytes in [&[][..], &[0; 100], &[7; 100]] {
+            std::fs::write(&log, bytes).unwrap();
+            let before = everything(dir);
+            let error = read_back(dir).unwrap_err().to_string();
+            assert!(error.contains("Nothing was changed.") && error.contains("commit.mark"), "{error}");
+            assert_eq!(everything(dir), before);
+        }
+        // The operator may go on with what the tables hold.
+        std::fs::write(&log, []).unwrap();
+        std::fs::remove_file(CommitMark::path(dir)).unwrap();
+        read_back(dir).unwrap();
+    }
+}
+
+#[test]
+fn damage_that_is_found_behind_the_engine_is_not_said_to_have_changed_nothing() {
+    let (dir, ..) = with_tables();
+    let (embedded, _) = open(dir.path());
+    let mut write = embedded.batch(1, fjall::PersistMode::Buffer, embedded.stamp(6, 1006));
+    write.insert(&embedded.meta, b"p-".as_slice(), b"no counter".as_slice());
+    write.commit().unwrap();
+    Box::new(embedded).close().unwrap();
+    let error = read_back(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("its counters cannot be read"), "{error}");
+    assert!(!error.contains("Nothing was changed"), "{error}");
+    assert!(error.contains("What was reported as stored is as it was"), "{error}");
+}
+
 #[test]
 fn damage_in_a_log_that_newer_ones_follow_is_never_cut_off() {
     let victim = Victim::new(8);

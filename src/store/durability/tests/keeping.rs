@@ -3,6 +3,23 @@
 use super::super::DurabilityError;
 use super::*;
 
+#[cfg(unix)]
+#[test]
+fn a_new_directory_is_for_its_owner_alone_and_the_mode_of_another_one_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |dir: &Path| std::fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("in/between/data");
+    drop(open(&dir));
+    assert_eq!(mode(&dir), 0o700);
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o750)).unwrap();
+    drop(open(&dir));
+    assert_eq!(mode(&dir), 0o750);
+    std::fs::write(parent.path().join("file"), "").unwrap();
+    let refused = Embedded::open(&parent.path().join("file"), SyncLevel::EveryGroup).err().unwrap();
+    assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
+}
+
 #[test]
 fn a_new_directory_is_empty() {
     let dir = tempfile::tempdir().unwrap();

@@ -48,7 +48,8 @@ fn catalog(buckets: &[u32]) -> Catalog {
     let stored = |id: &u32| StoredBucket {
         id: *id,
         name: format!("b{id}"),
-        config: serde_json::Map::new(),
+        config: Arc::default(),
+        incarnation: u64::from(*id),
     };
     Catalog {
         next_bucket: 100,

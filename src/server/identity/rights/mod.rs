@@ -1,13 +1,17 @@
 //! What users may do: by entries of the access list, by what they own, and by what their roles allow.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use serde_json::{Map, Value};
 
 use super::directory::{Directory, Resource, ResourceKind, Role, Subject};
 use super::names::SUPERADMIN;
 use crate::protocol::{Operation, Tier, Touches};
-use crate::server::access::{Allowance, Asked, Grant, Rights, Scope, Target, best};
+use crate::server::access::{Allowance, Asked, Grant, Principal, Rights, Scope, Target, best};
 
 /// What can be asked of events and facts.
 const TOPIC_OPERATIONS: [&str; 15] = [
@@ -143,36 +147,31 @@ impl UserRights {
         }
     }
 
-    /// Whether all that a role allows is theirs, so that they may give it to somebody.
-    pub(crate) fn has_role(&self, directory: &Directory, role: &Role) -> bool {
-        if self.is_superadmin {
-            return true;
-        }
-        // What cannot be understood allows nothing today; it may tomorrow.
-        role.permissions.len() == role.grants.len()
-            && role.grants.iter().all(|grant| grant.is_within(&self.grants))
-            && self.has_listed(directory, &Subject::Role(Arc::clone(&role.id)))
-    }
-
-    /// Whether all that an account holds is theirs, so that they gain nothing by taking it over.
-    pub(crate) fn has_account(&self, directory: &Directory, user: &str) -> bool {
+    /// Whether all that an account holds, or would hold, is theirs, so that they gain nothing by taking it over or by making
+    /// it what it would be.
+    pub(crate) fn has_account(&self, directory: &Directory, account: &Account<'_>) -> bool {
+        let user = account.principal.user_id.as_str();
         self.is_superadmin
-            || (directory.roles_of(user).into_iter().all(|role| self.has_role(directory, role))
-                && self.has_rows(directory, user)
+            || (account.roles.iter().all(|role| self.has_role(directory, role, &account.principal))
                 && self.has_listed(directory, &Subject::User(user.into()))
                 && directory.owned(user).all(|resource| self.has_all(directory, resource, Tier::Admin)))
     }
 
-    /// Whether the rows that an account may see are theirs too. The same rule stands for other rows where it refers to the
-    /// session.
-    fn has_rows(&self, directory: &Directory, user: &str) -> bool {
-        let (own, theirs) = (directory.principal(&self.user, None), directory.principal(user, None));
-        let alike = |grant: &&Arc<Grant>| grant.means_the_same_for(&own, &theirs);
-        let grants: Vec<_> = self.grants.iter().filter(alike).cloned().collect();
-        directory
-            .roles_of(user)
-            .into_iter()
-            .all(|role| role.grants.iter().all(|grant| grant.is_within(&grants)))
+    /// Whether all that a role allows somebody who holds it is theirs.
+    fn has_role(&self, directory: &Directory, role: &Role, holder: &Principal) -> bool {
+        // What cannot be understood allows nothing today; it may tomorrow.
+        role.permissions.len() == role.grants.len()
+            && role.grants.iter().all(|grant| self.has_grant(grant, holder))
+            && self.has_listed(directory, &Subject::Role(Arc::clone(&role.id)))
+    }
+
+    /// The same rule for rows stands for other rows where it refers to the session: compared is what it stands for.
+    fn has_grant(&self, grant: &Arc<Grant>, holder: &Principal) -> bool {
+        match grant.for_principal(holder) {
+            Some(allowance) => allowance.as_ref().is_within(&self.allowances),
+            // Their session lacks a value. It allows nothing today; it may tomorrow.
+            None => grant.is_within(&self.grants),
+        }
     }
 
     fn has_listed(&self, directory: &Directory, subject: &Subject) -> bool {
@@ -180,6 +179,46 @@ impl UserRights {
             .acl_of(subject)
             .into_iter()
             .all(|entry| entry.rights.iter().all(|right| self.has_all(directory, &entry.resource, *right)))
+    }
+}
+
+/// What an account holds, or would hold after a change.
+pub(crate) struct Account<'d> {
+    principal: Principal,
+    roles: Vec<&'d Arc<Role>>,
+}
+
+impl<'d> Account<'d> {
+    /// As it is.
+    pub(crate) fn of(directory: &'d Directory, user: &str) -> Self {
+        Self {
+            principal: directory.principal(user, None),
+            roles: directory.roles_of(user),
+        }
+    }
+
+    /// As it would be with another role.
+    pub(crate) fn with_role(mut self, role: &'d Arc<Role>) -> Self {
+        let at = self.roles.partition_point(|other| other.seq < role.seq);
+        self.roles.insert(at, role);
+        self.named()
+    }
+
+    /// As it would be without a role.
+    pub(crate) fn without_role(mut self, role: &Role) -> Self {
+        self.roles.retain(|other| other.id != role.id);
+        self.named()
+    }
+
+    /// As it would be with other metadata.
+    pub(crate) fn with_metadata(mut self, metadata: Map<String, Value>) -> Self {
+        self.principal.metadata = metadata;
+        self
+    }
+
+    fn named(mut self) -> Self {
+        self.principal.roles = self.roles.iter().map(|role| role.name.to_string()).collect();
+        self
     }
 }
 
