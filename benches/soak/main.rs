@@ -17,6 +17,7 @@ mod client;
 mod tally;
 mod workload;
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,10 @@ use self::tally::Tally;
 
 /// The memory that the end is compared with is that after this time: caches and history are full by then.
 const WARM_UP: Duration = Duration::from_secs(120);
+
+/// The mean of so long after the warm-up is compared with that of so long before the end: at single moments memory is
+/// that of what has just been sent and not given back yet.
+const WINDOW: Duration = Duration::from_secs(120);
 
 /// How much more memory the end may show, beside a tenth of what there was: the allocator's share.
 const SLACK_BYTES: u64 = 16 << 20;
@@ -120,6 +125,8 @@ struct Soak {
     clients: u64,
     begun: Instant,
     round: u64,
+    /// Resident bytes, and when they were looked at.
+    resident: Vec<(Duration, u64)>,
     faults: Vec<String>,
 }
 
@@ -160,6 +167,7 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
         clients: arguments.clients,
         begun: Instant::now(),
         round: 0,
+        resident: Vec::new(),
         faults: Vec::new(),
     };
     soak.run(length, Duration::from_secs(arguments.compare_every.max(5)), first).await;
@@ -174,25 +182,13 @@ async fn soak(arguments: &Arguments, length: Duration) -> Result<(), Vec<String>
 impl Soak {
     async fn run(&mut self, length: Duration, every: Duration, first: Footprint) {
         let end = self.begun + length;
-        let mut early = None;
-        let mut last = first;
         let mut next = Instant::now();
         while Instant::now() < end && self.is_sound() {
-            // The comparison nearest to the end of the warm-up gives the memory to compare with.
             next += every;
-            let warm = self.begun + WARM_UP;
-            if early.is_none() && Instant::now() < warm && next > warm {
-                next = warm;
-            }
             self.watch_until(next.min(end)).await;
-            last = self.compare().await;
-            if early.is_none() && (Instant::now() >= warm || Instant::now() >= end) {
-                early = Some(last);
-            }
+            self.compare().await;
         }
-        if let Some(early) = early {
-            self.judge_memory(early, last);
-        }
+        self.judge_memory();
         self.phase.send_replace(Phase::Over);
         self.check_leftovers(first).await;
     }
@@ -216,6 +212,7 @@ impl Soak {
     /// What the server says of itself, and what the system says of it.
     async fn report(&mut self, what: &str) {
         let footprint = self.server.footprint();
+        self.resident.push((self.begun.elapsed(), footprint.resident_bytes));
         let stats = self.stats().await.unwrap_or_else(|ended| {
             self.faults.push(format!("statistics: {ended}"));
             Value::Null
@@ -245,8 +242,8 @@ impl Soak {
         stats
     }
 
-    /// Lets nobody write until everybody has compared. Gives what the server takes up then.
-    async fn compare(&mut self) -> Footprint {
+    /// Lets nobody write until everybody has compared.
+    async fn compare(&mut self) {
         self.round += 1;
         self.tally.begin_round();
         self.phase.send_replace(Phase::Settle(self.round));
@@ -259,26 +256,37 @@ impl Soak {
             self.faults
                 .push(format!("only {settled} of {} clients have compared in time", self.clients));
         }
-        let footprint = self.server.footprint();
         self.report(&format!("  {settled} clients have what a fresh query gives")).await;
         self.phase.send_replace(Phase::Live);
-        footprint
     }
 
-    fn judge_memory(&mut self, early: Footprint, last: Footprint) {
+    fn judge_memory(&mut self) {
+        let Some((end, _)) = self.resident.last().copied() else { return };
+        let (early, last) = (
+            self.mean_resident(WARM_UP..WARM_UP + WINDOW),
+            self.mean_resident(end.saturating_sub(WINDOW)..end),
+        );
+        let (Some(early), Some(last)) = (early, last) else {
+            println!("memory: the run is too short to tell whether it grows");
+            return;
+        };
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
-            "memory: {:.1} MiB after the warm-up, {:.1} MiB in the end",
-            mib(early.resident_bytes),
-            mib(last.resident_bytes)
+            "memory: {:.1} MiB after the warm-up, {:.1} MiB in the end, each the mean of {} s",
+            mib(early),
+            mib(last),
+            WINDOW.as_secs()
         );
-        if last.resident_bytes > early.resident_bytes + early.resident_bytes / 10 + SLACK_BYTES {
-            self.faults.push(format!(
-                "memory has grown from {:.1} to {:.1} MiB",
-                mib(early.resident_bytes),
-                mib(last.resident_bytes)
-            ));
+        if last > early + early / 10 + SLACK_BYTES {
+            self.faults
+                .push(format!("memory has grown from {:.1} to {:.1} MiB", mib(early), mib(last)));
         }
+    }
+
+    fn mean_resident(&self, within: Range<Duration>) -> Option<u64> {
+        let samples = self.resident.iter().filter(|(at, _)| within.contains(at));
+        let bytes: Vec<u64> = samples.map(|(_, bytes)| *bytes).collect();
+        (!bytes.is_empty()).then(|| bytes.iter().sum::<u64>() / bytes.len() as u64)
     }
 
     /// Waits until nothing is left of the clients, and says what is.
