@@ -386,7 +386,11 @@ impl Store {
         let _ = self.inner.actor.wait(None).await;
     }
 
-    async fn run(&self, operation: Operation) -> Result<Outcome, StoreError> {
+    /// Has an operation carried out, and waits until that is durable.
+    ///
+    /// # Errors
+    /// As [`Store::submit`], and those of the operation.
+    pub(crate) async fn run(&self, operation: Operation) -> Result<Outcome, StoreError> {
         self.submit(operation)?.await
     }
 }

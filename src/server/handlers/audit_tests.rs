@@ -645,6 +645,18 @@ fn log_on(file: Arc<dyn Fn() -> io::Result<()> + Send + Sync>) -> AuditLog {
     AuditLog::with_failing_file(&tiers(&[Tier::Admin, Tier::Write]), file)
 }
 
+/// A log on a disk that is full while this says so.
+fn log_on_disk(is_full: &Arc<AtomicBool>) -> AuditLog {
+    let is_full = Arc::clone(is_full);
+    log_on(Arc::new(move || {
+        if is_full.load(Ordering::Relaxed) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
+    }))
+}
+
 #[tokio::test]
 async fn what_must_not_go_unrecorded_is_answered_when_it_is_on_disk_and_the_rest_at_once() {
     let disk = Arc::new(Gate::default());
@@ -687,15 +699,7 @@ async fn what_must_not_go_unrecorded_is_answered_when_it_is_on_disk_and_the_rest
 #[tokio::test]
 async fn while_the_disk_fails_administration_is_refused_and_everything_else_goes_on() {
     let is_full = Arc::new(AtomicBool::new(false));
-    let full = Arc::clone(&is_full);
-    let server = Server::with(Some(log_on(Arc::new(move || {
-        if full.load(Ordering::Relaxed) {
-            Err(io::ErrorKind::StorageFull.into())
-        } else {
-            Ok(())
-        }
-    }))))
-    .await;
+    let server = Server::with(Some(log_on_disk(&is_full))).await;
     let mut admin = server.connect_as("admin").await;
     admin.define("orders").await;
     is_full.store(true, Ordering::Relaxed);
@@ -723,15 +727,7 @@ async fn while_the_disk_fails_administration_is_refused_and_everything_else_goes
 #[tokio::test]
 async fn what_nobody_in_particular_administers_is_recorded_before_it_is_answered_too() {
     let is_full = Arc::new(AtomicBool::new(true));
-    let full = Arc::clone(&is_full);
-    let server = Server::with(Some(log_on(Arc::new(move || {
-        if full.load(Ordering::Relaxed) {
-            Err(io::ErrorKind::StorageFull.into())
-        } else {
-            Ok(())
-        }
-    }))))
-    .await;
+    let server = Server::with(Some(log_on_disk(&is_full))).await;
     server.authority.is_lax.store(true, Ordering::Relaxed);
     let mut nobody = server.connect();
     let config = json!({ "key": "id", "schema": { "id": { "type": "string" } } });

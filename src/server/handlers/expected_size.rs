@@ -1,21 +1,25 @@
 //! How large the answer to a write will be, as far as can be known before it is carried out: a connection has no more on
 //! the way than it may have unsent.
 
+use std::ops::Deref;
+
 use crate::protocol::{BucketName, Datum, Record};
 use crate::store::state::State;
 use crate::store::{Action, Operation, Step};
 
-/// The bytes of the answer to an operation on this state; `result_bytes_max` where only carrying it out tells.
-pub(super) fn expected_bytes(operation: &Operation, state: &State, result_bytes_max: usize) -> usize {
+/// The bytes of the answer to an operation on a state, which is taken only where it tells; `result_bytes_max` where only
+/// carrying the operation out does.
+pub(super) fn expected_bytes<S: Deref<Target = State>>(operation: &Operation, state: impl FnOnce() -> S, result_bytes_max: usize) -> usize {
     match operation {
         Operation::Insert { record, .. } => record.json().len(),
         Operation::InsertMany { records, .. } => records.iter().map(|record| record.json().len()).sum(),
-        Operation::Update { bucket, key, changes, .. } => updated(state, bucket, key, changes),
-        Operation::Upsert { bucket, record, .. } => upserted(state, bucket, record),
-        Operation::Transaction { steps } => steps
-            .iter()
-            .fold(0_usize, |sum, step| sum.saturating_add(of_step(step, state, result_bytes_max)))
-            .min(result_bytes_max),
+        Operation::Update { bucket, key, changes, .. } => updated(&state(), bucket, key, changes),
+        Operation::Upsert { bucket, record, .. } => upserted(&state(), bucket, record),
+        Operation::Transaction { steps } => {
+            let state = state();
+            let sizes = steps.iter().map(|step| of_step(step, &state, result_bytes_max));
+            sizes.fold(0, usize::saturating_add).min(result_bytes_max)
+        }
         Operation::Guarded { operation, .. } => expected_bytes(operation, state, result_bytes_max),
         // A number, or a word.
         Operation::Delete { .. }
@@ -131,26 +135,28 @@ mod tests {
             changes,
             expect_version: None,
         };
+        let (state, nothing) = (state(), State::default());
         for operation in [update, upsert, transaction([update_step]), transaction([get()])] {
-            let bytes = expected_bytes(&operation, &state(), MAX);
+            let bytes = expected_bytes(&operation, || &state, MAX);
             assert!((50_000..51_000).contains(&bytes), "{bytes}: {operation:?}");
-            assert!(expected_bytes(&operation, &State::default(), MAX) < 100, "{operation:?}");
+            assert!(expected_bytes(&operation, || &nothing, MAX) < 100, "{operation:?}");
         }
-        assert!(expected_bytes(&transaction([get(), get(), get()]), &state(), MAX) > 150_000);
+        assert!(expected_bytes(&transaction([get(), get(), get()]), || &state, MAX) > 150_000);
     }
 
     #[test]
     fn what_only_the_store_can_tell_counts_as_much_as_an_answer_may_be() {
+        let state = state();
         let found = Action::Where {
             filter: Filter::everything(),
         };
-        assert_eq!(expected_bytes(&transaction([get(), found]), &state(), MAX), MAX);
+        assert_eq!(expected_bytes(&transaction([get(), found]), || &state, MAX), MAX);
         let counted = Action::Count {
             filter: Filter::everything(),
         };
-        assert_eq!(expected_bytes(&transaction([counted]), &state(), MAX), 0);
+        assert_eq!(expected_bytes(&transaction([counted]), || &state, MAX), 0);
         assert_eq!(
-            expected_bytes(&transaction(std::iter::repeat_with(get).take(100)), &state(), MAX),
+            expected_bytes(&transaction(std::iter::repeat_with(get).take(100)), || &state, MAX),
             MAX
         );
     }

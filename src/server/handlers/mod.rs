@@ -389,7 +389,7 @@ impl Call<'_, '_> {
     /// Gives an operation its place in the order of commits, within what whoever asks may touch.
     fn submit(&self, operation: crate::store::Operation, success: Success) -> Result<Handled, Failure> {
         let store = &self.context.store;
-        let expected_bytes = expected_bytes(&operation, &store.snapshot(), self.context.max_result_bytes);
+        let expected_bytes = expected_bytes(&operation, || store.snapshot(), self.context.max_result_bytes);
         let operation = match self.scope {
             Scope::Everything => operation,
             Scope::Guarded(guard) => operation.within(Arc::clone(guard)),

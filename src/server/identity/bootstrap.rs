@@ -48,10 +48,7 @@ pub(super) async fn put_under_their_keys(store: &Store) -> Result<(), StartError
         while !moves.is_empty() {
             let rest = moves.split_off(moves.len().min(CHANGED_AT_ONCE));
             let steps = moves.into_iter().flatten().collect();
-            let moved = match store.submit(Operation::Transaction { steps }) {
-                Ok(commit) => commit.await.map(drop),
-                Err(error) => Err(error),
-            };
+            let moved = store.run(Operation::Transaction { steps }).await;
             moved.map_err(|error| stored(table, error))?;
             moves = rest;
         }

@@ -99,7 +99,7 @@ impl Shared {
             } => return self.define(order, operation, resource, *incarnation).await,
             Change::Remove { operation, .. } => {
                 self.judge_again(&order.by, operation)?;
-                drop(self.store.submit(operation.clone())?.await?);
+                drop(self.store.run(operation.clone()).await?);
             }
             Change::OpenSession { .. }
             | Change::OpenBootstrapSession { .. }
@@ -135,11 +135,7 @@ impl Shared {
         if is_new {
             self.perform(self.plan(order)?).await?;
         }
-        let defined = match self.store.submit(operation.clone().of_incarnation(incarnation)) {
-            Ok(commit) => commit.await,
-            Err(error) => Err(error),
-        };
-        match defined {
+        match self.store.run(operation.clone().of_incarnation(incarnation)).await {
             Ok(_) if is_new => {}
             // It has gone in between.
             Ok(_) => drop(self.perform(self.plan(order)?).await?),
@@ -240,11 +236,7 @@ async fn commit(store: &Store, steps: &[Step]) -> Result<Vec<Outcome>, Failure> 
         return Ok(Vec::new());
     }
     let operation = Operation::Transaction { steps: steps.to_vec() };
-    let outcome = match store.submit(operation) {
-        Ok(commit) => commit.await,
-        Err(error) => Err(error),
-    };
-    match outcome {
+    match store.run(operation).await {
         Ok(Outcome::Steps(outcomes)) => Ok(outcomes),
         Ok(Outcome::Done | Outcome::Record(_) | Outcome::Records(_) | Outcome::Count(_) | Outcome::Deleted(_)) => Ok(Vec::new()),
         Err(error) => Err(refused(&error)),

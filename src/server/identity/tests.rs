@@ -1024,16 +1024,8 @@ async fn a_query_that_is_removed_is_judged_by_the_bucket_behind_it() {
     let olga = desk.locked_user("olga", &[]).await;
     desk.by_root(define("ledger")).await;
     desk.by_root(grant(&olga, bucket("ledger"), Tier::Admin)).await;
-    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": "ledger" }).as_object().expect("an object"));
     let resource = Resource::new(ResourceKind::Query, "lines");
-    let define_lines = Change::Define {
-        operation: crate::store::Operation::DefineQuery {
-            name: "lines".into(),
-            definition: Arc::new(definition.expect("it is well formed")),
-        },
-        resource: resource.clone(),
-        incarnation: 1,
-    };
+    let define_lines = define_query("lines", "ledger");
     let remove_lines = Change::Remove {
         operation: crate::store::Operation::UndefineQuery { name: "lines".into() },
         resource,
@@ -1073,16 +1065,8 @@ async fn what_could_not_be_defined_belongs_to_nobody_and_what_was_granted_before
     let nora = desk.locked_user("nora", &["admin"]).await;
     let lines = Resource::new(ResourceKind::Query, "lines");
     desk.by_root(grant(&nora, lines.clone(), Tier::Read)).await;
-    let definition = crate::store::query::QueryDefinition::parse(json!({ "bucket": "no-such" }).as_object().expect("an object"));
-    let define_lines = Change::Define {
-        operation: crate::store::Operation::DefineQuery {
-            name: "lines".into(),
-            definition: Arc::new(definition.expect("it is well formed")),
-        },
-        resource: lines.clone(),
-        incarnation: 1,
-    };
-    assert_eq!(code(desk.by(&nora, define_lines).await), ErrorCode::BucketNotDefined);
+    let refused = desk.by(&nora, define_query("lines", "no-such")).await;
+    assert_eq!(code(refused), ErrorCode::BucketNotDefined);
     let directory = desk.identity.directory();
     assert!(directory.owner(lines.kind, &lines.name).is_none());
     assert_eq!(directory.acl_on(&lines).len(), 1);
